@@ -1,0 +1,305 @@
+"""The worker's side of the store: claim jobs, settle them, take over those of dead workers, keep house.
+
+One worker has one `Claims`, used by its supervisor's loop alone. Everything of a turn (what became of the jobs that ended, what
+is due by now, the next jobs) is one transaction. Its commits are not synced to the disk: after a power cut a job may run again,
+but what `enqueue` stored with "full" durability stays stored.
+"""
+
+import json
+import os
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from fireforget import _db, _schema, _sql
+from fireforget.clock import Clock
+from fireforget.errors import SchemaTooNew
+
+MOST_FORWARDED = 1000
+"""Jobs that become pending in one transaction."""
+MOST_EXPIRED = 500
+"""Jobs removed after their retention in one transaction."""
+MOST_DEATHS = 3
+"""A job under which a worker has died this often is archived."""
+_MOST_BRANCHES = 100  # of a compound SELECT; SQLite allows 500
+
+
+class Claimed(NamedTuple):
+    """A job in a worker's hands, as it travels to a child; the columns of `_sql.CLAIMED_COLUMNS`."""
+
+    n: int
+    claim: int
+    type: str
+    queue: str
+    payload: Any
+    headers: Any
+    retry_count: int
+    max_retry: int
+    timeout: float | None
+    deadline: float | None
+    nonce: int
+    task_id: str | None
+    due: float
+    priority: int
+    retention: float
+    worker_deaths: int
+
+
+Fence = tuple[int, int, int]
+"""Job number, worker number, claim number: a settling statement that does not find this row settles nothing."""
+
+
+@dataclass
+class Settlement:
+    """What became of the jobs that ended since the last transaction: parameters for the statements of `_sql`, fence last."""
+
+    removed: list[Fence] = field(default_factory=list)
+    completed: list[tuple[Any, ...]] = field(default_factory=list)
+    retried: list[tuple[Any, ...]] = field(default_factory=list)
+    archived: list[tuple[Any, ...]] = field(default_factory=list)
+    cancelled: list[tuple[Any, ...]] = field(default_factory=list)
+    put_back: list[Fence] = field(default_factory=list)
+    results: list[tuple[Any, ...]] = field(default_factory=list)
+    progress: list[tuple[Any, ...]] = field(default_factory=list)
+    attempts: list[tuple[Any, ...]] = field(default_factory=list)
+    forgotten: list[tuple[int]] = field(default_factory=list)
+    """Numbers of removed jobs whose attempts go with them."""
+
+    def __bool__(self) -> bool:
+        return any(vars(self).values())
+
+
+class WorkerRow(NamedTuple):
+    """A worker as it stands in the database."""
+
+    n: int
+    name: str
+    host: str
+    pid: int
+    boot_id: str
+    lock_file: str
+    queues: str
+    concurrency: int
+    threads: int
+    started_at: float
+
+
+class Claims:
+    """The jobs of one worker in the database."""
+
+    def __init__(self, database: _db.Database, handles: Callable[[str], bool], queues: Sequence[str], clock: Clock) -> None:
+        self.path = database.path
+        self._database = database
+        self._handles = handles
+        self._queues = frozenset(queues)
+        self._clock = clock
+        self.connection = _db.connect(database.path, synchronous=1)
+        self.worker = 0
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    # --- this worker's row --------------------------------------------------------------------------------------------
+
+    def register(self, name: str, lock_file: str, weights: dict[str, int], concurrency: int, threads: int) -> None:
+        """Enter this worker into the database; from now on jobs can be its own."""
+        parameters = {
+            "name": name,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "boot_id": boot_id(),
+            "lock_file": os.path.basename(lock_file),
+            "queues": json.dumps(weights),
+            "concurrency": concurrency,
+            "threads": threads,
+            "started_at": self._clock(),
+        }
+        with self.transaction():
+            self.worker = self.connection.execute(_sql.INSERT_WORKER, parameters).lastrowid or 0
+
+    def unregister(self) -> None:
+        """Remove this worker from the database; it must not own jobs any more."""
+        with self.transaction():
+            self.connection.execute(_sql.DELETE_WORKER, {"worker": self.worker})
+
+    # --- transactions -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Run a block in one write transaction; raises `StoreError`s, and then nothing of it happened."""
+        with _db.translated(self.path):
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.connection.execute("COMMIT")
+            except BaseException:
+                _db.rollback(self.connection)
+                raise
+
+    def check_schema(self) -> None:
+        """Raise `SchemaTooNew` when a newer program has migrated the file in the meantime; called in each transaction."""
+        version = self.connection.execute(_sql.SCHEMA_VERSION).fetchone()
+        if version is None or int(version[0]) != _schema.VERSION:
+            raise SchemaTooNew(self.path, f"another program migrated it to schema version {version and version[0]}: upgrade this worker")
+
+    def check_identity(self) -> None:
+        """Raise `StoreReplaced` when the file at the path is another one by now."""
+        self._database.check_identity()
+
+    # --- settling -----------------------------------------------------------------------------------------------------
+
+    def settle(self, settlement: Settlement) -> int:
+        """Write down what became of jobs, inside the open transaction; return how many results came too late."""
+        s = settlement
+        run = self.connection.executemany
+        late = 0
+        if s.attempts:  # first: the statement finds the worker's name through the row's owner
+            run(_sql.INSERT_ATTEMPT, s.attempts)
+        if s.results:
+            run(_sql.WRITE_RESULT, s.results)
+        if s.progress:
+            run(_sql.WRITE_PROGRESS, s.progress)
+        for statement, rows in (
+            (_sql.REMOVE, s.removed),
+            (_sql.COMPLETE, s.completed),
+            (_sql.RETRY_LATER, s.retried),
+            (_sql.ARCHIVE, s.archived),
+            (_sql.CANCEL_ACTIVE, s.cancelled),
+            (_sql.PUT_BACK, s.put_back),
+        ):
+            if rows:
+                late += len(rows) - run(statement, rows).rowcount  # type: ignore[arg-type]
+        if s.forgotten:
+            run(_sql.DELETE_ATTEMPTS_OF_GONE, s.forgotten)
+        return late
+
+    # --- claiming -----------------------------------------------------------------------------------------------------
+
+    def forward_due(self) -> int:
+        """Make what is due by now pending, inside the open transaction; return how many jobs that were."""
+        return self.connection.execute(_sql.FORWARD_DUE, {"now": self._clock(), "most": MOST_FORWARDED}).rowcount
+
+    def next_due(self) -> float | None:
+        """Return when the next scheduled or failed job is due, in Unix seconds; None when there is none."""
+        instant: float | None = self.connection.execute(_sql.NEXT_DUE).fetchone()[0]
+        return instant
+
+    def next_expiry(self) -> float | None:
+        """Return when the next completed job's retention ends, in Unix seconds; None when there is none."""
+        instant: float | None = self.connection.execute(_sql.NEXT_EXPIRY).fetchone()[0]
+        return instant
+
+    def lanes(self) -> dict[str, list[str]]:
+        """Return the served queues that have pending jobs this worker handles, and the types of those; a read alone."""
+        paused = {name for (name,) in self.connection.execute(_sql.PAUSED_QUEUES)}
+        found: dict[str, list[str]] = {}
+        for queue, type in self.connection.execute(_sql.PENDING_LANES):
+            if queue in self._queues and queue not in paused and self._handles(type):
+                found.setdefault(queue, []).append(type)
+        return found
+
+    def claim(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
+        """Claim up to `most` pending jobs of a queue, inside the open transaction, and return them in the order to run them."""
+        if len(types) > _MOST_BRANCHES:  # by halves: the first half may take all, which is only unfair among hundreds of types
+            claimed = self.claim(queue, types[:_MOST_BRANCHES], most)
+            return claimed + (self.claim(queue, types[_MOST_BRANCHES:], most - len(claimed)) if len(claimed) < most else [])
+        parameters: dict[str, Any] = {f"type_{i}": type for i, type in enumerate(types)}
+        parameters.update(queue=queue, most=most, worker=self.worker, now=self._clock())
+        rows = self._fetch(_sql.claim(len(types)), parameters)
+        rows.sort(key=_order)
+        return rows
+
+    def _fetch(self, statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """Run a claim; text that is not UTF-8, which a foreign program may have stored, is read with replacement characters."""
+        self.connection.execute("SAVEPOINT claim")
+        try:
+            rows = self.connection.execute(statement, parameters).fetchall()
+        except sqlite3.OperationalError as error:
+            if "decode" not in str(error):
+                raise
+            self.connection.execute("ROLLBACK TO claim")
+            self.connection.text_factory = _decode_leniently
+            try:
+                rows = self.connection.execute(statement, parameters).fetchall()
+            finally:
+                self.connection.text_factory = str
+        self.connection.execute("RELEASE claim")
+        return rows
+
+    def active_elsewhere(self) -> bool:
+        """Return whether any worker runs a job that this one could run; for `--burst`."""
+        return any(
+            queue in self._queues and self._handles(type) for queue, type in self.connection.execute(_sql.ACTIVE_LANES).fetchall()
+        )
+
+    def cancel_requests(self) -> list[tuple[int, int]]:
+        """Return (job number, claim) of this worker's jobs that somebody wants cancelled."""
+        return self.connection.execute(_sql.CANCEL_REQUESTED, {"worker": self.worker}).fetchall()
+
+    # --- housekeeping -------------------------------------------------------------------------------------------------
+
+    def remove_expired(self) -> int:
+        """Remove completed jobs whose retention has passed, inside the open transaction; return how many."""
+        numbers = self.connection.execute(_sql.EXPIRED, {"now": self._clock(), "most": MOST_EXPIRED}).fetchall()
+        self.connection.executemany(_sql.DELETE_JOB, numbers)
+        self.connection.executemany(_sql.DELETE_ATTEMPTS, numbers)
+        return len(numbers)
+
+    def keep_wal_small(self) -> None:
+        """Fold the WAL back into the database when it has grown large."""
+        if _db.wal_size(self.path) > _db.WORKER_WAL_BYTES:
+            with _db.translated(self.path):
+                _db.checkpoint(self.connection, self.path)
+
+    # --- dead workers -------------------------------------------------------------------------------------------------
+
+    def other_workers(self) -> list[WorkerRow]:
+        """Return all workers that stand in the database but this one."""
+        rows = map(WorkerRow._make, self.connection.execute(_sql.WORKERS))
+        return [row for row in rows if row.n != self.worker]
+
+    def ownerless(self) -> list[int]:
+        """Return numbers of workers that own jobs and do not stand in the database; a restored copy may have some."""
+        return [n for (n,) in self.connection.execute(_sql.OWNERLESS_JOBS)]
+
+    def take_over(self, worker: int, started: frozenset[int], counts: bool) -> tuple[int, int]:
+        """Make a dead worker's jobs pending again and remove its row; return how many went back and how many were archived.
+
+        `started` are the numbers of the jobs that were running; with `counts` their death counts, and the third archives.
+        """
+        returned = archived = 0
+        with self.transaction():
+            for n, _, deaths in self.connection.execute(_sql.JOBS_OF_WORKER, {"worker": worker}).fetchall():
+                died = int(counts and n in started)
+                if deaths + died >= MOST_DEATHS:
+                    error = f"its worker died under it {MOST_DEATHS} times"
+                    self.connection.execute(
+                        _sql.ARCHIVE_AFTER_DEATHS, {"n": n, "worker": worker, "now": self._clock(), "error": error}
+                    )
+                    archived += 1
+                else:
+                    self.connection.execute(_sql.RETURN_JOB, {"n": n, "worker": worker, "died": died})
+                    returned += 1
+            self.connection.execute(_sql.DELETE_WORKER, {"worker": worker})
+        return returned, archived
+
+
+def _order(row: tuple[Any, ...]) -> tuple[int, float, int]:
+    return -row[13], row[12], row[0]
+
+
+def _decode_leniently(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def boot_id() -> str:
+    """Return what names this start of the machine; a worker that a reboot ended did not die under its jobs."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,368 @@
+"""Connections to the database file: how they are opened, set up, shared between threads and forks, and how errors read.
+
+One connection a thread: SQLite would allow more, but CPython's statement cache misreads when threads share one (gh-118172).
+A connection never crosses a fork: in the child the handles of the parent are put aside, neither used nor closed, because
+closing one would run SQLite's clean-up on locks that belong to the parent.
+
+Nothing here opens the database file by other means than SQLite: POSIX drops all locks of a process on a file as soon as any
+descriptor of it is closed.
+"""
+
+import logging
+import os
+import sqlite3
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fireforget import _schema
+from fireforget.errors import (
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreReplaced,
+    StoreUnavailable,
+)
+
+_log = logging.getLogger("fireforget.store")
+
+OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "fuse.sshfs", "fuse.glusterfs"})
+WAL_LIMIT_BYTES = 16 * 1024 * 1024
+"""Producers without a worker fold the WAL back into the database when it is larger than this."""
+WORKER_WAL_BYTES = 4 * 1024 * 1024
+"""A worker does so earlier: what is in the page cache still costs little."""
+CHECKPOINT_PATIENCE_MS = 200
+"""How long a checkpoint holds up writers while it waits for readers."""
+
+DEFAULT_PATIENCE = 5.0
+"""Seconds that a statement waits for the write lock."""
+
+_SYNCHRONOUS = {"normal": 1, "full": 2}
+
+_inherited: list[sqlite3.Connection] = []
+"""Connections of a parent process: kept for ever, so that no destructor closes them in a forked child."""
+
+
+class Database:
+    """One database file as this process uses it: a connection for each thread that asks.
+
+    Safe to share between threads and to use after a fork. `durability` is "full" (a commit survives a power cut) or "normal"
+    (the last commits may be rolled back by one; the file stays sound).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
+        self.path = resolve_path(path)
+        self._synchronous = _SYNCHRONOUS[durability]
+        self._local = threading.local()
+        self._open: weakref.WeakSet[_Handle] = weakref.WeakSet()
+        _databases.add(self)
+        check_library()
+        check_place(self.path)
+        create_file(self.path)
+        connection = self.connection()
+        with translated(self.path):
+            _schema.migrate(connection, self.path)
+        self.identity = file_identity(self.path)
+
+    def connection(self, patience: float = DEFAULT_PATIENCE) -> sqlite3.Connection:
+        """Return this thread's connection, opened at its first use; autocommit, write transactions begin IMMEDIATE.
+
+        Its statements wait for the write lock for `patience` seconds, rounded up to tenths.
+        """
+        try:
+            handle: _Handle = self._local.handle
+        except AttributeError:
+            handle = _Handle(connect(self.path, self._synchronous))
+            self._local.handle = handle
+            self._open.add(handle)
+        handle.wait_at_most(patience)
+        return handle.connection
+
+    def check_identity(self) -> None:
+        """Raise `StoreReplaced` unless the path still leads to the file that was opened: a commit would go nowhere."""
+        if file_identity(self.path) != self.identity:
+            raise StoreReplaced(
+                self.path, "the file was deleted or replaced while it was open: put it back, or start the program anew"
+            )
+
+    def close_thread(self) -> None:
+        """Close the calling thread's connection, if it has one."""
+        handle = self._local.__dict__.pop("handle", None)
+        if handle is not None:
+            handle.close()
+
+    def close(self) -> None:
+        """Close the connections of all threads; none of them may be in use."""
+        for handle in list(self._open):
+            handle.close()
+        self._local = threading.local()
+
+    def _forget(self) -> None:
+        """In a forked child: put the parent's connections aside."""
+        for handle in list(self._open):
+            _inherited.append(handle.connection)
+            handle.abandoned = True
+        self._open = weakref.WeakSet()
+        self._local = threading.local()
+
+
+class _Handle:
+    """Closes a thread's connection when the thread has ended."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.abandoned = False
+        self._tenths = round(DEFAULT_PATIENCE * 10)
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Set SQLite's busy timeout; a statement of its own only when it changes, since every enqueue comes here."""
+        tenths = max(0, -int(-seconds * 10 // 1))
+        if tenths != self._tenths:
+            self.connection.execute(f"PRAGMA busy_timeout = {tenths * 100}")
+            self._tenths = tenths
+
+    def close(self) -> None:
+        if not self.abandoned:
+            self.abandoned = True
+            self.connection.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for database in list(_databases):
+        database._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+# --- opening ----------------------------------------------------------------------------------------------------------
+
+
+def resolve_path(path: str | os.PathLike[str]) -> str:
+    """Return the absolute path of a database file; raises `StoreUnavailable` for what cannot be one."""
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text.strip() or text.startswith((":memory:", "file:")):
+        raise StoreUnavailable(
+            text, "a queue needs a file that other processes can open: give a path, not an in-memory database or a URI"
+        )
+    return os.path.realpath(text)
+
+
+def check_library() -> None:
+    """Raise `StoreUnavailable` when Python's SQLite is older than 3.35."""
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise StoreUnavailable(
+            "SQLite", f"Python uses version {sqlite3.sqlite_version}, fireforget needs 3.35 or later: use a newer Python"
+        )
+
+
+def check_place(path: str) -> None:
+    """Raise `StoreUnavailable` or `StoreReadOnly` when no database can live at `path`, with what to do about it."""
+    folder = os.path.dirname(path)
+    if os.path.isdir(path):
+        raise StoreUnavailable(path, "this is a folder: give the path of a file in it")
+    if not os.path.isdir(folder):
+        raise StoreUnavailable(path, f"its folder {folder} does not exist: create it first")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise StoreUnavailable(path, "this is not a regular file")
+    for place in (path, folder):
+        if os.path.exists(place) and not os.access(place, os.R_OK | os.W_OK):
+            raise StoreReadOnly(path, f"{place} cannot be written: give this user the right to write the file and its folder")
+    kind = file_system_of(folder)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise StoreUnavailable(
+            path, f"it lies on a network file system ({kind}), where SQLite's WAL cannot work: use a local disk"
+        )
+
+
+def file_system_of(folder: str) -> str | None:
+    """Return the type of the file system that holds `folder`, such as "ext4"; None where the system does not tell."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="replace")
+    except OSError:
+        return None
+    best, kind = "", None
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        mount_point = before.split(" ")[4].replace("\\040", " ")
+        inside = folder == mount_point or folder.startswith(mount_point.rstrip("/") + "/")
+        if inside and len(mount_point) >= len(best):
+            best, kind = mount_point, after.split(" ")[0]
+    return kind
+
+
+def create_file(path: str) -> None:
+    """Create an empty database file for its owner alone, and make its name durable; does nothing when it exists.
+
+    SQLite gives the WAL and its index the permissions of the database file.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise StoreReadOnly(path, f"it cannot be created ({error.strerror}): choose a folder that can be written") from error
+    sync_folder(os.path.dirname(path))
+
+
+def sync_folder(folder: str) -> None:
+    """Make the names in a folder durable: without it a power cut may take a new file away, whatever was synced in it."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def connect(path: str, synchronous: int) -> sqlite3.Connection:
+    """Return a new connection with our pragmas; raises `StoreError`s."""
+    with translated(path):
+        # check_same_thread=False: `Database.close` closes those of other threads. Each is still used by one thread only.
+        connection = sqlite3.connect(path, timeout=DEFAULT_PATIENCE, isolation_level=None, check_same_thread=False)
+        try:
+            _use_wal(connection, path)
+            connection.execute(f"PRAGMA synchronous = {synchronous}")
+            # Checkpoints are ours alone (see `checkpoint`): SQLite before 3.51.3 can corrupt a file whose WAL is reset by a
+            # commit at the moment when another connection starts one.
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
+            connection.execute("PRAGMA mmap_size = 0")
+            if sys.platform == "darwin":
+                connection.execute("PRAGMA fullfsync = 1")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _use_wal(connection: sqlite3.Connection, path: str) -> None:
+    """Put the file into WAL mode. The mode is read first, since setting it needs a lock even where nothing changes."""
+    mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+    if mode == "wal":
+        return
+    was_empty = connection.execute("PRAGMA page_count").fetchone()[0] == 0
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise StoreUnavailable(path, f"SQLite keeps it in journal mode {mode!r} and a queue needs WAL: use a local disk")
+    if not was_empty:
+        _log.warning("%s was not in WAL mode: converted, and it stays so for every program that opens it", path)
+
+
+def file_identity(path: str) -> tuple[int, int] | None:
+    """Return what tells this file from any other (device and inode); None when there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def wal_size(path: str) -> int:
+    """Return the size of the WAL in bytes; 0 when there is none."""
+    try:
+        return os.stat(path + "-wal").st_size
+    except OSError:
+        return 0
+
+
+def checkpoint(connection: sqlite3.Connection, path: str) -> bool:
+    """Fold the WAL back into the database; return whether all of it was.
+
+    One checkpointer at a time, by a lock file of its own, and in TRUNCATE mode, which holds SQLite's write lock from its start
+    and resets the WAL itself. It gives up after `CHECKPOINT_PATIENCE_MS` when a reader is in the way; the next one carries on.
+    """
+    with _checkpoint_lock(path) as locked:
+        if not locked:
+            return False
+        patience = connection.execute("PRAGMA busy_timeout").fetchone()[0]
+        connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_PATIENCE_MS}")
+        try:
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise
+            return False
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {patience}")
+        return not busy
+
+
+@contextmanager
+def _checkpoint_lock(path: str) -> Iterator[bool]:
+    try:
+        import fcntl
+    except ImportError:  # Windows: producers there rely on SQLite's own exclusion
+        yield True
+        return
+    descriptor = os.open(path + "-checkpoint", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Turn SQLite's errors into ours, with the file's name and what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translate(path, error) from error
+
+
+def translate(path: str, error: sqlite3.Error, waited: float | None = None) -> StoreError:
+    """Return the `StoreError` that says what an error of SQLite means. `waited` is how long the call waited for a lock."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    make, problem = _MEANINGS.get(code & 0xFF, (StoreError, f"SQLite says: {error}"))
+    if make is StoreBusy:
+        seconds = "" if waited is None else f" after waiting {waited:.1f} s"
+        problem = f"another program holds the write lock{seconds}: find who keeps a transaction open, or wait longer (timeout=)"
+    return make(path, problem)
+
+
+_MEANINGS: dict[int, tuple[type[StoreError], str]] = {
+    sqlite3.SQLITE_BUSY: (StoreBusy, ""),
+    sqlite3.SQLITE_LOCKED: (StoreBusy, ""),
+    sqlite3.SQLITE_READONLY: (StoreReadOnly, "it cannot be written: give this user the right to write the file and its folder"),
+    sqlite3.SQLITE_FULL: (StoreFull, "the disk is full or the file has reached its limit: make room and try again"),
+    sqlite3.SQLITE_IOERR: (StoreError, "the disk reports an input/output error: check free space, quota and the disk"),
+    sqlite3.SQLITE_CORRUPT: (StoreCorrupt, "the file is damaged: stop writing, and restore a backup or try `.recover` of sqlite3"),
+    sqlite3.SQLITE_NOTADB: (StoreUnavailable, "this file is not an SQLite database: give another path; it was left as it is"),
+    sqlite3.SQLITE_CANTOPEN: (StoreUnavailable, "SQLite cannot open it: check that the file and its folder can be read and written"),
+}
+
+
+def rollback(connection: sqlite3.Connection) -> None:
+    """End a failed transaction, if SQLite has not ended it already; the error that led here is the one to report."""
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except sqlite3.Error:
+        _log.debug("rollback failed", exc_info=True)
+

@@ -1,0 +1,312 @@
+"""The tables, indexes and views in the database file, and how a file of an older version becomes one of this version.
+
+Everything is prefixed `fireforget_`, so that it lives beside an application's own tables in one file. The version stands in
+`fireforget_meta`, since `PRAGMA user_version` belongs to the application. A migration is one transaction: a program killed in
+the middle of it leaves the old version behind, whole.
+
+Stable for other programs: the views `fireforget_enqueue` (to insert into), `fireforget_jobs` and `fireforget_attempts` (to read).
+Columns are only ever added at their end. The tables themselves are ours and change between versions.
+
+STRICT tables would need SQLite 3.37 and we promise 3.35, so named CHECKs guard the types and states instead.
+"""
+
+import secrets
+import sqlite3
+from collections.abc import Callable
+
+from fireforget.errors import SchemaTooNew
+from fireforget.task import DEFAULT_MAX_RETRY, DEFAULT_QUEUE, DEFAULT_TIMEOUT, State
+
+VERSION = 1
+
+STATE_NUMBER = {
+    State.SCHEDULED: 1,
+    State.PENDING: 2,
+    State.ACTIVE: 3,
+    State.RETRY: 4,
+    State.COMPLETED: 5,
+    State.ARCHIVED: 6,
+    State.AGGREGATING: 7,
+    State.BLOCKED: 8,
+    State.CANCELLED: 9,
+}
+"""States as the table stores them: a byte in the row, and constants that partial indexes can name."""
+
+STATE_OF_NUMBER = {number: state for state, number in STATE_NUMBER.items()}
+
+_TABLES = """
+CREATE TABLE fireforget_meta (
+    key TEXT PRIMARY KEY NOT NULL,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE fireforget_queue (
+    name TEXT PRIMARY KEY NOT NULL,
+    paused_at REAL
+) WITHOUT ROWID;
+
+CREATE TABLE fireforget_worker (
+    n INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    lock_file TEXT NOT NULL,
+    queues TEXT NOT NULL,
+    concurrency INTEGER NOT NULL,
+    threads INTEGER NOT NULL,
+    started_at REAL NOT NULL
+);
+
+-- n orders and finds a job; nonce makes its public id unlike that of a job whose insert was rolled back and gave n to another.
+-- AUTOINCREMENT, so that the id of a job that is gone is never used again.
+CREATE TABLE fireforget_job (
+    n INTEGER PRIMARY KEY AUTOINCREMENT,
+    nonce INTEGER NOT NULL,
+    task_id TEXT,
+    type TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    due REAL NOT NULL,
+    payload TEXT,
+    headers TEXT,
+    max_retry INTEGER NOT NULL,
+    timeout REAL,
+    deadline REAL,
+    retention REAL NOT NULL,
+    enqueued_at REAL NOT NULL,
+    unique_key TEXT,
+    unique_until REAL,
+    group_name TEXT,
+    claim INTEGER NOT NULL DEFAULT 0,
+    worker INTEGER,
+    started_at REAL,
+    retry_count INTEGER NOT NULL DEFAULT 0,
+    worker_deaths INTEGER NOT NULL DEFAULT 0,
+    completed_at REAL,
+    expires_at REAL,
+    last_error TEXT,
+    result TEXT,
+    progress REAL,
+    progress_note TEXT,
+    cancel_requested_at REAL,
+    CONSTRAINT state_is_known CHECK (state BETWEEN 1 AND 9),
+    CONSTRAINT active_has_a_worker CHECK ((state = 3) = (worker IS NOT NULL)),
+    CONSTRAINT type_is_text CHECK (typeof(type) = 'text' AND trim(type) <> ''),
+    CONSTRAINT queue_is_text CHECK (typeof(queue) = 'text' AND trim(queue) <> ''),
+    CONSTRAINT task_id_is_text CHECK (task_id IS NULL OR (typeof(task_id) = 'text' AND trim(task_id) <> '')),
+    CONSTRAINT priority_is_an_integer CHECK (typeof(priority) = 'integer'),
+    CONSTRAINT due_is_unix_seconds CHECK (typeof(due) = 'real'),
+    CONSTRAINT max_retry_is_0_or_more CHECK (typeof(max_retry) = 'integer' AND max_retry >= 0),
+    CONSTRAINT timeout_is_above_0 CHECK (timeout IS NULL OR (typeof(timeout) = 'real' AND timeout > 0)),
+    CONSTRAINT deadline_is_unix_seconds CHECK (deadline IS NULL OR typeof(deadline) = 'real'),
+    CONSTRAINT retention_is_0_or_more CHECK (typeof(retention) = 'real' AND retention >= 0),
+    CONSTRAINT unique_until_is_unix_seconds CHECK (unique_until IS NULL OR typeof(unique_until) = 'real')
+);
+
+CREATE TABLE fireforget_attempt (
+    job INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    started_at REAL NOT NULL,
+    duration REAL NOT NULL,
+    worker TEXT NOT NULL,
+    error TEXT NOT NULL,
+    traceback TEXT,
+    PRIMARY KEY (job, attempt)
+) WITHOUT ROWID;
+"""
+
+# Claims walk `fireforget_claim` in the order in which jobs are to run and stop after as many as they want: neither history nor
+# jobs that are not due, nor types without a handler, are ever stepped over. The others hold only the rows of their own state.
+_INDEXES = """
+CREATE INDEX fireforget_claim ON fireforget_job (queue, type, priority DESC, due) WHERE state = 2;
+CREATE INDEX fireforget_due ON fireforget_job (due, queue, state) WHERE state IN (1, 4);
+CREATE INDEX fireforget_active ON fireforget_job (worker, queue) WHERE state = 3;
+CREATE INDEX fireforget_ended ON fireforget_job (state, queue, completed_at) WHERE state IN (5, 6, 9);
+CREATE INDEX fireforget_waiting ON fireforget_job (state, queue, group_name) WHERE state IN (7, 8);
+CREATE INDEX fireforget_expiry ON fireforget_job (expires_at) WHERE expires_at IS NOT NULL;
+CREATE UNIQUE INDEX fireforget_task_id ON fireforget_job (task_id) WHERE task_id IS NOT NULL;
+CREATE UNIQUE INDEX fireforget_unique_key ON fireforget_job (unique_key) WHERE unique_key IS NOT NULL;
+"""
+
+# Unix seconds with milliseconds, in functions that SQLite 3.35 has.
+_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
+
+# The trigger uses no JSON function: under `trusted_schema=off` they are refused in a view. Payloads are checked when claimed.
+# RAISE(ABORT) comes before the INSERT: an outer `INSERT OR REPLACE` would otherwise replace a stored job, since the statements
+# of a trigger take over the conflict clause of the statement that fired it.
+_ENQUEUE = f"""
+CREATE VIEW fireforget_enqueue AS
+SELECT
+    type, payload, queue, priority, max_retry, timeout, deadline, due AS process_at, task_id, headers, retention, unique_key,
+    unique_until AS unique_for
+FROM fireforget_job
+WHERE 0;
+
+CREATE TRIGGER fireforget_enqueue_insert INSTEAD OF INSERT ON fireforget_enqueue
+BEGIN
+    SELECT RAISE(ABORT, 'fireforget: type is missing: name the handler, such as email:send')
+    WHERE NEW.type IS NULL OR trim(NEW.type) = '';
+
+    SELECT RAISE(ABORT, 'fireforget: task_id is taken by a stored job')
+    WHERE EXISTS (SELECT 1 FROM fireforget_job WHERE task_id = NEW.task_id);
+
+    SELECT RAISE(ABORT, 'fireforget: give unique_key and unique_for together, unique_for in seconds above 0')
+    WHERE (NEW.unique_key IS NULL) <> (NEW.unique_for IS NULL)
+       OR (NEW.unique_for IS NOT NULL AND (typeof(NEW.unique_for) NOT IN ('real', 'integer') OR NEW.unique_for <= 0));
+
+    UPDATE fireforget_job
+    SET unique_key = NULL, unique_until = NULL
+    WHERE unique_key = 'key:' || NEW.unique_key
+      AND unique_until <= {_NOW}
+      AND state <> 3;
+
+    SELECT RAISE(ABORT, 'fireforget: another job holds this unique_key')
+    WHERE EXISTS (SELECT 1 FROM fireforget_job WHERE unique_key = 'key:' || NEW.unique_key);
+
+    INSERT INTO fireforget_job (
+        nonce, task_id, type, queue, state, priority, due, payload, headers, max_retry, timeout, deadline, retention,
+        enqueued_at, unique_key, unique_until
+    )
+    VALUES (
+        abs(random() % 4294967296),
+        NEW.task_id,
+        NEW.type,
+        coalesce(NEW.queue, '{DEFAULT_QUEUE}'),
+        CASE WHEN coalesce(NEW.process_at, 0) <= {_NOW} THEN 2 ELSE 1 END,
+        coalesce(NEW.priority, 0),
+        coalesce(NEW.process_at, {_NOW}),
+        NEW.payload,
+        NEW.headers,
+        coalesce(NEW.max_retry, {DEFAULT_MAX_RETRY}),
+        CASE WHEN NEW.timeout IS NULL AND NEW.deadline IS NULL THEN {DEFAULT_TIMEOUT} ELSE NEW.timeout END,
+        NEW.deadline,
+        coalesce(NEW.retention, 0),
+        {_NOW},
+        'key:' || NEW.unique_key,
+        {_NOW} + NEW.unique_for
+    );
+END;
+"""
+
+
+def _iso(column: str) -> str:
+    return f"strftime('%Y-%m-%dT%H:%M:%fZ', {column}, 'unixepoch') AS {column}_iso"
+
+
+def _public_id(tag: str, job: str) -> str:
+    return f"coalesce({job}.task_id, printf('{tag}-%d-%08x', {job}.n, {job}.nonce))"
+
+
+def _views(tag: str) -> str:
+    states = "\n".join(f"        WHEN {number} THEN '{state}'" for state, number in STATE_NUMBER.items())
+    return f"""
+CREATE VIEW fireforget_jobs AS
+SELECT
+    {_public_id(tag, "fireforget_job")} AS id,
+    type,
+    queue,
+    CASE state
+{states}
+    END AS state,
+    payload,
+    headers,
+    priority,
+    retry_count,
+    max_retry,
+    timeout,
+    deadline,
+    last_error,
+    enqueued_at,
+    CASE WHEN state IN (1, 2, 4) THEN due END AS next_process_at,
+    started_at,
+    completed_at,
+    result,
+    progress,
+    group_name AS "group",
+    (SELECT name FROM fireforget_worker WHERE fireforget_worker.n = fireforget_job.worker) AS worker,
+    progress_note,
+    {_iso("deadline")},
+    {_iso("enqueued_at")},
+    CASE WHEN state IN (1, 2, 4) THEN strftime('%Y-%m-%dT%H:%M:%fZ', due, 'unixepoch') END AS next_process_at_iso,
+    {_iso("started_at")},
+    {_iso("completed_at")}
+FROM fireforget_job;
+
+CREATE VIEW fireforget_attempts AS
+SELECT
+    {_public_id(tag, "job")} AS id,
+    attempt.attempt AS attempt,
+    attempt.started_at AS started_at,
+    attempt.duration AS duration,
+    attempt.worker AS worker,
+    attempt.error AS error,
+    attempt.traceback AS traceback,
+    strftime('%Y-%m-%dT%H:%M:%fZ', attempt.started_at, 'unixepoch') AS started_at_iso
+FROM fireforget_attempt AS attempt
+JOIN fireforget_job AS job ON job.n = attempt.job;
+"""
+
+
+def _create_version_1(connection: sqlite3.Connection) -> None:
+    tag = secrets.token_hex(2)
+    for script in (_TABLES, _INDEXES, _ENQUEUE, _views(tag)):
+        _execute_each(connection, script)
+    connection.execute("INSERT INTO fireforget_meta (key, value) VALUES ('tag', :tag)", {"tag": tag})
+
+
+def _execute_each(connection: sqlite3.Connection, script: str) -> None:
+    """Run a script inside the open transaction; `executescript` would commit it first."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            connection.execute(statement)
+            statement = ""
+    assert not statement.strip(), statement
+
+
+_MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_create_version_1]
+"""`_MIGRATIONS[v]` takes a file from version v to v + 1; version 0 is a file without our tables."""
+
+
+def read_version(connection: sqlite3.Connection) -> int:
+    """Return the version of our schema in the file; 0 when our tables are not there."""
+    table = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'fireforget_meta'").fetchone()
+    if table is None:
+        return 0
+    row = connection.execute("SELECT value FROM fireforget_meta WHERE key = 'schema_version'").fetchone()
+    return int(row[0]) if row else 0
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> None:
+    """Bring the file to `VERSION` in one transaction; does not write when it is there already.
+
+    Several programs may do it at once: the first one migrates, the others wait and find it done. Raises `SchemaTooNew` for a
+    file that a newer fireforget has migrated.
+    """
+    if _check_version(connection, path) == VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for step in _MIGRATIONS[_check_version(connection, path) :]:
+            step(connection)
+        connection.execute(
+            "INSERT OR REPLACE INTO fireforget_meta (key, value) VALUES ('schema_version', :version)", {"version": str(VERSION)}
+        )
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _check_version(connection: sqlite3.Connection, path: str) -> int:
+    version = read_version(connection)
+    if version > VERSION:
+        raise SchemaTooNew(
+            path,
+            f"its schema has version {version}, this fireforget knows {VERSION}: upgrade fireforget, or open the file with the program that migrated it",
+        )
+    return version

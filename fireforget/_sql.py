@@ -1,0 +1,297 @@
+"""Every statement that the store runs, with the reason for its shape above it.
+
+Named parameters, except in the statements that run once a job in a worker's batch: SQLite's binding looks each name up.
+"""
+
+from fireforget._schema import STATE_NUMBER
+from fireforget.task import State
+
+SCHEDULED = STATE_NUMBER[State.SCHEDULED]
+PENDING = STATE_NUMBER[State.PENDING]
+ACTIVE = STATE_NUMBER[State.ACTIVE]
+RETRY = STATE_NUMBER[State.RETRY]
+COMPLETED = STATE_NUMBER[State.COMPLETED]
+ARCHIVED = STATE_NUMBER[State.ARCHIVED]
+CANCELLED = STATE_NUMBER[State.CANCELLED]
+
+# --- producers --------------------------------------------------------------------------------------------------------
+
+# One plain statement: in autocommit it is a write transaction of its own from its first step, so it never has to turn a read
+# into a write (which SQLite refuses at once with SQLITE_BUSY_SNAPSHOT, without waiting).
+INSERT_JOB = """
+INSERT INTO fireforget_job (
+    nonce, task_id, type, queue, state, priority, due, payload, headers, max_retry, timeout, deadline, retention, enqueued_at,
+    unique_key, unique_until
+)
+VALUES (
+    :nonce, :task_id, :type, :queue, :state, :priority, :due, :payload, :headers, :max_retry, :timeout, :deadline, :retention,
+    :enqueued_at, :unique_key, :unique_until
+)
+"""
+
+# `executemany` does not tell row numbers. Inside one write transaction AUTOINCREMENT hands them out without a gap.
+LAST_JOB_NUMBER = "SELECT seq FROM sqlite_sequence WHERE name = 'fireforget_job'"
+
+# A lock that has expired is removed by whoever wants it next; not under a running job, whose lock ends with the run.
+RELEASE_EXPIRED_KEY = f"""
+UPDATE fireforget_job
+SET unique_key = NULL, unique_until = NULL
+WHERE unique_key = :unique_key
+  AND unique_until <= :now
+  AND state <> {ACTIVE}
+"""
+
+HOLDER_OF_KEY = "SELECT n, nonce, task_id FROM fireforget_job WHERE unique_key = :unique_key"
+
+# --- readers ----------------------------------------------------------------------------------------------------------
+
+JOB_COLUMNS = (
+    "n, nonce, task_id, type, queue, state, payload, headers, priority, retry_count, max_retry, timeout, deadline, last_error, "
+    "enqueued_at, due, started_at, completed_at, result, progress, progress_note, group_name, "
+    "(SELECT name FROM fireforget_worker WHERE fireforget_worker.n = fireforget_job.worker) AS worker_name"
+)
+
+JOB_BY_NUMBER = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE n = :n AND nonce = :nonce AND task_id IS NULL"
+JOB_BY_TASK_ID = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE task_id = :task_id"
+
+TAG = "SELECT value FROM fireforget_meta WHERE key = 'tag'"
+SCHEMA_VERSION = "SELECT value FROM fireforget_meta WHERE key = 'schema_version'"
+
+# Each branch counts within the index of its own states, so that the table itself is never read.
+COUNT_JOBS = f"""
+SELECT queue, {PENDING} AS state, count(*) AS jobs
+FROM fireforget_job INDEXED BY fireforget_claim
+WHERE state = {PENDING}
+GROUP BY queue
+UNION ALL
+SELECT queue, state, count(*)
+FROM fireforget_job INDEXED BY fireforget_due
+WHERE state IN ({SCHEDULED}, {RETRY})
+GROUP BY queue, state
+UNION ALL
+SELECT queue, {ACTIVE}, count(*)
+FROM fireforget_job INDEXED BY fireforget_active
+WHERE state = {ACTIVE}
+GROUP BY queue
+UNION ALL
+SELECT queue, state, count(*)
+FROM fireforget_job INDEXED BY fireforget_ended
+WHERE state IN (5, 6, 9)
+GROUP BY state, queue
+UNION ALL
+SELECT queue, state, count(*)
+FROM fireforget_job INDEXED BY fireforget_waiting
+WHERE state IN (7, 8)
+GROUP BY state, queue
+"""
+
+# The first row of each type in a queue's claim index is its oldest of the highest priority; the oldest of all needs them all.
+OLDEST_DUE = f"""
+SELECT queue, min(due)
+FROM fireforget_job INDEXED BY fireforget_claim
+WHERE state = {PENDING}
+GROUP BY queue
+"""
+
+QUEUES = "SELECT name, paused_at FROM fireforget_queue"
+PAUSED_QUEUES = "SELECT name FROM fireforget_queue WHERE paused_at IS NOT NULL"
+
+ATTEMPTS = """
+SELECT attempt, started_at, duration, worker, error, traceback
+FROM fireforget_attempt
+WHERE job = :n
+ORDER BY attempt
+"""
+
+WORKERS = "SELECT n, name, host, pid, boot_id, lock_file, queues, concurrency, threads, started_at FROM fireforget_worker"
+
+# --- workers: their own row ---------------------------------------------------------------------------------------------
+
+INSERT_WORKER = """
+INSERT INTO fireforget_worker (name, host, pid, boot_id, lock_file, queues, concurrency, threads, started_at)
+VALUES (:name, :host, :pid, :boot_id, :lock_file, :queues, :concurrency, :threads, :started_at)
+"""
+
+DELETE_WORKER = "DELETE FROM fireforget_worker WHERE n = :worker"
+
+# --- workers: claiming --------------------------------------------------------------------------------------------------
+
+# A job that is due becomes pending, and from then on it is claimed like any other. A bounded number at a time: a million jobs
+# that fall due at once must not hold up what is pending already.
+FORWARD_DUE = f"""
+UPDATE fireforget_job
+SET state = {PENDING}
+WHERE n IN (
+    SELECT n
+    FROM fireforget_job INDEXED BY fireforget_due
+    WHERE state IN ({SCHEDULED}, {RETRY})
+      AND due <= :now
+    ORDER BY due
+    LIMIT :most
+)
+"""
+
+NEXT_DUE = f"SELECT min(due) FROM fireforget_job INDEXED BY fireforget_due WHERE state IN ({SCHEDULED}, {RETRY})"
+
+# The pairs of queue and type that have pending jobs, by skipping through the claim index from the first job of one pair to the
+# first of the next: as many steps as there are pairs, however many jobs they have.
+PENDING_LANES = f"""
+WITH RECURSIVE lane(n) AS (
+    SELECT (
+        SELECT n
+        FROM fireforget_job INDEXED BY fireforget_claim
+        WHERE state = {PENDING}
+        ORDER BY queue, type
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT (
+        SELECT following.n
+        FROM fireforget_job AS following INDEXED BY fireforget_claim
+        WHERE following.state = {PENDING} AND (following.queue, following.type) > (job.queue, job.type)
+        ORDER BY following.queue, following.type
+        LIMIT 1
+    )
+    FROM lane
+    JOIN fireforget_job AS job ON job.n = lane.n
+)
+SELECT job.queue, job.type
+FROM lane
+JOIN fireforget_job AS job ON job.n = lane.n
+"""
+
+CLAIMED_COLUMNS = (
+    "n, claim, type, queue, payload, headers, retry_count, max_retry, timeout, deadline, nonce, task_id, due, priority, "
+    "retention, worker_deaths"
+)
+
+
+def claim(types: int) -> str:
+    """Return the statement that claims up to `:most` jobs of `types` types of a queue, `:type_0` and so on, in order.
+
+    The branches of the compound SELECT are each read in index order and merged by SQLite as they are needed, so the cost is
+    that of the jobs claimed, whatever else is stored. UPDATE ... RETURNING does not keep the order: `order_claimed` does.
+    """
+    branch = (
+        f"SELECT n, priority, due FROM fireforget_job INDEXED BY fireforget_claim "
+        f"WHERE state = {PENDING} AND queue = :queue AND type = :type_{{}}"
+    )
+    branches = "\n        UNION ALL ".join(branch.format(position) for position in range(types))
+    return f"""
+UPDATE fireforget_job
+SET state = {ACTIVE}, worker = :worker, claim = claim + 1, started_at = :now
+WHERE n IN (
+    SELECT n FROM (
+        {branches}
+        ORDER BY priority DESC, due, n
+        LIMIT :most
+    )
+)
+RETURNING {CLAIMED_COLUMNS}
+"""
+
+
+# --- workers: settling, one row each, fenced by owner and claim -----------------------------------------------------------
+# No row means that the job is no longer ours: the result comes too late and is discarded.
+
+_FENCE = "WHERE n = ? AND worker = ? AND claim = ?"
+
+REMOVE = f"DELETE FROM fireforget_job {_FENCE}"
+
+COMPLETE = f"""
+UPDATE fireforget_job
+SET state = {COMPLETED}, worker = NULL, started_at = ?, completed_at = ?, expires_at = ?, result = ?,
+    unique_key = NULL, unique_until = NULL, cancel_requested_at = NULL
+{_FENCE}
+"""
+
+RETRY_LATER = f"""
+UPDATE fireforget_job
+SET state = {RETRY}, worker = NULL, due = ?, retry_count = retry_count + ?, last_error = coalesce(?, last_error),
+    unique_key = CASE WHEN unique_until > ? THEN unique_key END
+{_FENCE}
+"""
+
+ARCHIVE = f"""
+UPDATE fireforget_job
+SET state = {ARCHIVED}, worker = NULL, completed_at = ?, retry_count = retry_count + ?, last_error = ?,
+    unique_key = NULL, unique_until = NULL, cancel_requested_at = NULL
+{_FENCE}
+"""
+
+CANCEL_ACTIVE = f"""
+UPDATE fireforget_job
+SET state = {CANCELLED}, worker = NULL, completed_at = ?, last_error = ?,
+    unique_key = NULL, unique_until = NULL, cancel_requested_at = NULL
+{_FENCE}
+"""
+
+# Put back with its due time unchanged, so that it is among the first to run again; no attempt is counted.
+PUT_BACK = f"UPDATE fireforget_job SET state = {PENDING}, worker = NULL, started_at = NULL {_FENCE}"
+
+WRITE_RESULT = f"UPDATE fireforget_job SET result = ? {_FENCE}"
+WRITE_PROGRESS = f"UPDATE fireforget_job SET progress = ?, progress_note = ? {_FENCE}"
+
+# The number after the highest one so far: a job that a person runs again keeps its history.
+INSERT_ATTEMPT = """
+INSERT INTO fireforget_attempt (job, attempt, started_at, duration, worker, error, traceback)
+SELECT job.n, coalesce((SELECT max(attempt) FROM fireforget_attempt WHERE job = job.n), 0) + 1, ?, ?, worker.name, ?, ?
+FROM fireforget_job AS job
+JOIN fireforget_worker AS worker ON worker.n = job.worker
+WHERE job.n = ? AND job.worker = ? AND job.claim = ?
+"""
+
+DELETE_ATTEMPTS = "DELETE FROM fireforget_attempt WHERE job = ?"
+
+# Only where the removal before it found the job: a late result must not take the history of a job that still is.
+DELETE_ATTEMPTS_OF_GONE = """
+DELETE FROM fireforget_attempt
+WHERE job = ?1
+  AND NOT EXISTS (SELECT 1 FROM fireforget_job WHERE n = ?1)
+"""
+
+# --- workers: the jobs of dead ones -------------------------------------------------------------------------------------
+
+JOBS_OF_WORKER = f"SELECT n, claim, worker_deaths FROM fireforget_job WHERE state = {ACTIVE} AND worker = :worker"
+
+OWNERLESS_JOBS = f"""
+SELECT DISTINCT worker
+FROM fireforget_job INDEXED BY fireforget_active
+WHERE state = {ACTIVE}
+  AND worker NOT IN (SELECT n FROM fireforget_worker)
+"""
+
+RETURN_JOB = f"""
+UPDATE fireforget_job
+SET state = {PENDING}, worker = NULL, started_at = NULL, claim = claim + 1, worker_deaths = worker_deaths + :died
+WHERE n = :n AND worker = :worker
+"""
+
+ARCHIVE_AFTER_DEATHS = f"""
+UPDATE fireforget_job
+SET state = {ARCHIVED}, worker = NULL, claim = claim + 1, worker_deaths = worker_deaths + 1, completed_at = :now,
+    last_error = :error, unique_key = NULL, unique_until = NULL
+WHERE n = :n AND worker = :worker
+"""
+
+ACTIVE_LANES = f"SELECT DISTINCT queue, type FROM fireforget_job INDEXED BY fireforget_active WHERE state = {ACTIVE}"
+
+CANCEL_REQUESTED = f"""
+SELECT n, claim
+FROM fireforget_job INDEXED BY fireforget_active
+WHERE state = {ACTIVE} AND worker = :worker AND cancel_requested_at IS NOT NULL
+"""
+
+# --- housekeeping -------------------------------------------------------------------------------------------------------
+
+NEXT_EXPIRY = "SELECT min(expires_at) FROM fireforget_job INDEXED BY fireforget_expiry WHERE expires_at IS NOT NULL"
+
+EXPIRED = """
+SELECT n
+FROM fireforget_job INDEXED BY fireforget_expiry
+WHERE expires_at <= :now
+ORDER BY expires_at
+LIMIT :most
+"""
+
+DELETE_JOB = "DELETE FROM fireforget_job WHERE n = ?"

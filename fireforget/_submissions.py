@@ -1,0 +1,611 @@
+"""What `fire_and_forget` has taken and not yet settled: the buffer, the lanes, the senders, the keeper.
+
+A submission is a task on its way to an enqueuer. It is settled exactly once: enqueued, failed, or dropped at the door.
+
+    caller --> Buffer.submit --> Lane.waiting --> a sender's batch --> enqueuer.enqueue_many / enqueue --> enqueued
+                   |                  |                 |
+                   | full             |  past its deadline: the keeper gives it up               --> failed
+                   +-> dropped        +-----------------+
+
+* A lane belongs to one enqueuer (by identity: an enqueuer need not be hashable) and exists only while there is work for it,
+  so no enqueuer is kept alive afterwards.
+* Senders run on a `DaemonExecutor`: one a lane when the enqueuer takes batches, up to 8 otherwise, where one more joins
+  while calls are slow and submissions wait. A sender may hang in its enqueuer for ever; nothing else waits for it.
+* The keeper is one more daemon thread. It sleeps until the earliest deadline, fails what is past it, and abandons a sender
+  whose whole batch is past it, so that another takes over. It ends when nothing is unsettled.
+
+Locks: `Buffer.lock` guards every mutable field of Buffer, Lane, Sender and Ledger. It is re-entrant because a signal handler or
+a finalizer may submit while the same thread is inside, and for their sake no counter is read and written across a call.
+Foreign code (enqueuers, loggers) is never called with it held. It is taken before the executors' locks, never after.
+
+Settling takes two steps, so that `flush` returns after the log records: `_claim` under the lock decides who settles a
+submission (its sender or the keeper), then it is logged, then `_settle` counts it.
+
+Fork: a child throws nothing away and takes nothing over, it starts with a Buffer of its own (see `inherit`).
+"""
+
+import logging
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from math import inf
+from time import monotonic
+from types import CoroutineType
+from typing import Any, NamedTuple
+
+from fireforget._daemons import DaemonExecutor, new_bell, wait_for
+from fireforget.enqueuer import Enqueuer
+from fireforget.errors import FireforgetError
+from fireforget.payload import size_of
+from fireforget.task import Task
+
+DEFAULT_LOGGER = logging.getLogger("fireforget.patterns")
+MAX_SUBMISSIONS = 262_144
+MAX_BYTES = 64 * 1024 * 1024
+
+_BATCH = 2_000
+"""Submissions in one `enqueue_many`: enough to share a commit, few enough to keep the lock for a fraction of a millisecond."""
+_PLAIN_SENDERS = 8
+"""Calls at once to an enqueuer without `enqueue_many`: 100 submissions to one that sleeps 50 ms take 0.6 s instead of 5 s."""
+_ABANDONED_SENDERS = 3
+"""Threads that may hang in one enqueuer; beyond them its submissions wait and fail at their deadlines."""
+_ALL_SENDERS = 256
+"""Threads for all enqueuers together, so that a program that makes an enqueuer a request cannot run out of them."""
+_SLOW_SECONDS = 0.002
+"""A call that takes longer lets another sender join. Shorter ones gain nothing by it: they hold the GIL, not a device."""
+_KEEPER_REST_SECONDS = 0.01
+"""Deadlines closer together than this are looked after together."""
+_DROP_RECORD_SECONDS = 1.0
+_REFUSALS_AS_A_WHOLE = 8
+_LOGGING_GRACE_SECONDS = 1.0
+"""How long a flush without a timeout waits for log handlers after the last deadline."""
+
+
+class Ledger:
+    """The account of the submissions between two flushes, so that a flush does not wait for those after it."""
+
+    __slots__ = ("bells", "lost", "open")
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.lost = 0
+        self.bells: list[threading.Lock] = []
+
+
+class Submission(NamedTuple):
+    """One task on its way. `deadline` is monotonic, `seconds` what the caller granted, `size` the payload in bytes."""
+
+    task: Task
+    options: Mapping[str, Any]
+    deadline: float
+    seconds: float
+    logger: logging.Logger | None
+    ledger: Ledger
+    size: int
+
+
+class Sender:
+    """One run of a thread for a lane: the batch it has in hand, and which of it is no longer its business.
+
+    `closed` holds the `id` of submissions that were claimed, by the sender itself or by the keeper.
+    """
+
+    __slots__ = ("abandoned", "closed", "held", "lane", "since")
+
+    def __init__(self, lane: "Lane", now: float) -> None:
+        self.lane = lane
+        self.held: list[Submission] = []
+        self.closed: set[int] = set()
+        self.since = now
+        self.abandoned = False
+
+    def unclaimed(self) -> list[Submission]:
+        """Return what it holds that nobody has claimed."""
+        closed = self.closed
+        return [each for each in self.held if id(each) not in closed] if closed else self.held
+
+    def give_up(self, now: float) -> list[Submission]:
+        """Claim what is past its deadline; with nothing left to wait for, the sender is abandoned."""
+        unclaimed = self.unclaimed()
+        late = [each for each in unclaimed if each.deadline <= now]
+        self.closed.update(map(id, late))
+        if late and len(late) == len(unclaimed):
+            self.abandoned = True
+            self.lane.senders.remove(self)
+            self.lane.abandoned += 1
+        return late
+
+
+class Lane:
+    """What waits for one enqueuer, and who sends it.
+
+    `latest` is the latest deadline so far; `mixed` says that deadlines do not grow along `waiting`.
+    """
+
+    __slots__ = ("abandoned", "enqueuer", "latest", "limit", "many", "mixed", "senders", "slow", "waiting")
+
+    def __init__(self, enqueuer: Enqueuer) -> None:
+        self.enqueuer = enqueuer
+        self.waiting: deque[Submission] = deque()
+        self.latest = 0.0
+        self.mixed = False
+        self.senders: list[Sender] = []
+        self.abandoned = 0
+        self.limit = 1
+        self.slow = True  # until a call has shown otherwise: the first one may hang
+        self.many: Callable[..., Any] | None = None
+
+    def probe(self) -> None:
+        """Find out whether the enqueuer takes batches. On a sender's thread: a property of it may raise or hang."""
+        try:
+            many = getattr(self.enqueuer, "enqueue_many", None)
+        except BaseException:  # then one call each will show what is wrong with it
+            many = None
+        self.many = many if callable(many) else None
+        self.limit = 1 if self.many else _PLAIN_SENDERS
+
+    def has_room(self) -> bool:
+        """Return whether another sender may join."""
+        return len(self.senders) < self.limit and self.abandoned <= _ABANDONED_SENDERS
+
+    def wants_sender(self, now: float) -> bool:
+        """Return whether another sender should join for what waits."""
+        if not self.waiting or not self.has_room():
+            return False
+        return not self.senders or self.slow or now - self.senders[-1].since > _SLOW_SECONDS
+
+    def take(self) -> list[Submission]:
+        """Take the next batch out of what waits: neighbours with equal options, at most `_BATCH`."""
+        waiting = self.waiting
+        if not waiting:
+            return []
+        first = waiting.popleft()
+        batch = [first]
+        options = first.options
+        if self.many is None or "task_id" in options:
+            return batch
+        append, pop = batch.append, waiting.popleft
+        for _ in range(min(_BATCH - 1, len(waiting))):
+            if waiting[0].options is not options and waiting[0].options != options:
+                break
+            append(pop())
+        return batch
+
+    def expire(self, now: float) -> list[Submission]:
+        """Take out what waits and is past its deadline, at most a batch at a time where the order allows it."""
+        waiting = self.waiting
+        if self.mixed:
+            late = [each for each in waiting if each.deadline <= now]
+            if late:
+                self.waiting = deque(each for each in waiting if each.deadline > now)
+            return late
+        late = []
+        while waiting and waiting[0].deadline <= now and len(late) < _BATCH:
+            late.append(waiting.popleft())
+        return late
+
+    def next_deadline(self) -> float:
+        """Return the earliest deadline of all that is unclaimed here."""
+        held = (each.deadline for sender in self.senders for each in sender.unclaimed())
+        waiting = self.waiting if self.mixed else list(self.waiting)[:1] if len(self.waiting) == 1 else ()
+        if not self.mixed and len(self.waiting) > 1:
+            waiting = (self.waiting[0],)
+        return min(chain(held, (each.deadline for each in waiting)), default=inf)
+
+
+# --- the buffer -------------------------------------------------------------------------------------------------------
+
+
+class Buffer:
+    """All of one process's submissions. Its methods are thread-safe; see the module for the locks."""
+
+    def __init__(self, max_submissions: int = MAX_SUBMISSIONS, max_bytes: int = MAX_BYTES) -> None:
+        self.lock = threading.RLock()
+        self.max_submissions = max_submissions
+        self.max_bytes = max_bytes
+        self.open = 0
+        self.bytes = 0
+        self.enqueued = 0
+        self.failed = 0
+        self.dropped = 0
+        self.lanes: dict[int, Lane] = {}
+        self.ledger = Ledger()
+        self.ledgers = [self.ledger]
+        self._executor = DaemonExecutor("fireforget-sender", _ALL_SENDERS)
+        self._keepers = DaemonExecutor("fireforget-keeper", 1)
+        self._keeper_bell = new_bell()
+        self._keeper_runs = False
+        self._keeper_rings = False
+        self._wake_at = inf
+        self._unsaid_drops = 0
+        self._drops_said_at = -inf
+        self._drop_logger: logging.Logger | None = None
+        self._leaving = False
+        self._left = False
+        self._lost: list[Submission] = []
+        self._hooked = False
+        self._parent: Buffer | None = None
+
+    # --- taking ---
+
+    def submit(
+        self,
+        enqueuer: Enqueuer,
+        task: Task,
+        options: Mapping[str, Any],
+        logger: logging.Logger | None,
+        seconds: float,
+        # As defaults, because looking them up as globals is a tenth of the whole call.
+        _monotonic: Callable[[], float] = monotonic,
+        _new: Callable[..., Submission] = tuple.__new__,
+        _id: Callable[[object], int] = id,
+    ) -> None:
+        """Take one submission and see that somebody sends it. Never waits for the enqueuer."""
+        text = task.payload_json
+        size = 0 if text is None else len(text) if text.isascii() else size_of(text)
+        with self.lock:
+            ledger = self.ledger
+            if self.open >= self.max_submissions or self.bytes + size > self.max_bytes:
+                lane = None
+            else:
+                deadline = _monotonic() + seconds  # inside the lock, so that deadlines grow along a lane
+                lane = self.lanes.get(_id(enqueuer)) or self._open_lane(enqueuer)
+                if deadline >= lane.latest:
+                    lane.latest = deadline
+                else:
+                    lane.mixed = True
+                ledger.open += 1
+                self.open += 1
+                self.bytes += size
+                lane.waiting.append(_new(Submission, (task, options, deadline, seconds, logger, ledger, size)))
+                if len(lane.senders) >= lane.limit and deadline >= self._wake_at:
+                    return
+        if lane is None:
+            self._refuse(Submission(task, options, 0.0, seconds, logger, ledger, size))
+        else:
+            self._see_to(lane)
+            self._wake_keeper(deadline)
+
+    def _open_lane(self, enqueuer: Enqueuer) -> Lane:
+        lane = self.lanes[id(enqueuer)] = Lane(enqueuer)
+        return lane
+
+    def _refuse(self, submission: Submission) -> None:
+        """Drop a submission that does not fit, or fail one that comes after the exit's flush, when nobody would send it."""
+        with self.lock:
+            submission.ledger.lost += 1
+            if not self._left:
+                self.dropped += 1
+                self._unsaid_drops += 1
+                self._drop_logger = submission.logger
+                due = self._drops_said_at + _DROP_RECORD_SECONDS
+            else:
+                self.failed += 1
+        if not self._left:
+            self._wake_keeper(due)
+        else:
+            log_failure(submission, "the interpreter is exiting and has flushed already")
+
+    def _see_to(self, lane: Lane) -> None:
+        """Start a sender for the lane if it wants one."""
+        with self.lock:
+            now = monotonic()
+            if not lane.wants_sender(now):
+                return
+            sender = Sender(lane, now)
+            lane.senders.append(sender)
+        try:
+            self._executor.submit(self._serve, sender)
+        except BaseException as error:  # no thread can be started: say so rather than leave them waiting
+            self._disband(sender, describe(error))
+
+    def _disband(self, sender: Sender, error: str) -> None:
+        lane = sender.lane
+        with self.lock:
+            lane.senders.remove(sender)
+            stranded: list[Submission] = [] if lane.senders else list(lane.waiting)
+            if stranded:
+                lane.waiting.clear()
+            self._forget_if_done(lane)
+        self._fail(stranded, error)
+
+    def _forget_if_done(self, lane: Lane) -> None:
+        # An abandoned thread keeps its enqueuer alive anyway, and the lane has to remember how many there are.
+        if not (lane.waiting or lane.senders or lane.abandoned):
+            self.lanes.pop(id(lane.enqueuer), None)
+
+    # --- sending: on the senders' threads ---
+
+    def _serve(self, sender: Sender) -> None:
+        """Send what waits in the lane until nothing does."""
+        sender.lane.probe()
+        while batch := self._take(sender):
+            try:
+                self._send(sender, batch)
+            except BaseException as error:  # MemoryError and the like: the lane goes on
+                self._fail(self._claim(sender, sender.unclaimed()), describe(error))
+
+    def _take(self, sender: Sender) -> list[Submission]:
+        """Take the next batch; nothing means that the sender is dismissed."""
+        if self is not _mine():
+            return []  # the enqueuer forked and returned in the child, where this work is not ours to do
+        lane = sender.lane
+        with self.lock:
+            now = monotonic()
+            if sender.held:
+                lane.slow = now - sender.since > _SLOW_SECONDS
+            sender.since = now
+            sender.held, sender.closed = [], set()
+            if self._is_dismissed(sender):
+                return []
+            sender.held = batch = lane.take()
+            growing = len(lane.senders) < lane.limit
+        if growing:
+            self._see_to(lane)
+        return batch
+
+    def _is_dismissed(self, sender: Sender) -> bool:
+        """Return whether a sender is done; one that was abandoned and came back joins again where there is work and room."""
+        lane = sender.lane
+        if sender.abandoned:
+            lane.abandoned -= 1
+            if lane.waiting and lane.has_room():
+                sender.abandoned = False
+                lane.senders.append(sender)
+        elif not lane.waiting:
+            lane.senders.remove(sender)
+        else:
+            return False
+        if sender in lane.senders:
+            return False
+        self._forget_if_done(lane)
+        return True
+
+    def _send(self, sender: Sender, batch: list[Submission]) -> None:
+        """Hand over a batch, and what is left of it after a refusal, until each submission has arrived or failed."""
+        parts, refusals = [batch], 0
+        while parts:
+            part, seconds = self._in_time(sender, parts.pop())
+            if not part:
+                continue
+            answers, error = attempt(sender.lane, part, seconds)
+            if error is None:
+                self._arrive(self._claim(sender, part), part, answers)
+                continue
+            refusals += 1
+            failed, again = after_refusal(part, error, refusals, monotonic())
+            self._fail(self._claim(sender, failed), describe(error))
+            parts += reversed(again)
+
+    def _in_time(self, sender: Sender, part: list[Submission]) -> tuple[list[Submission], float]:
+        """Return what is still worth sending, and how many seconds the first of it has left; fail what is late."""
+        if sender.closed:  # the keeper has been here; without the lock, because a stale answer only costs a useless call
+            part = [each for each in part if id(each) not in sender.closed]
+        now = monotonic()
+        earliest = min((each.deadline for each in part), default=now) if sender.lane.mixed else part[0].deadline
+        if earliest > now:
+            return part, earliest - now
+        late = [each for each in part if each.deadline <= now]
+        self._fail_late(self._claim(sender, late))
+        part = [each for each in part if each.deadline > now]
+        return part, min((each.deadline for each in part), default=now) - now
+
+    def _claim(self, sender: Sender, part: list[Submission]) -> list[Submission]:
+        """Return those of the part that the keeper has not given up; from now on it leaves them alone."""
+        with self.lock:
+            if part is sender.held and not sender.closed:
+                sender.closed = _EVERYTHING
+                return part
+            mine = [each for each in part if id(each) not in sender.closed]
+            sender.closed.update(map(id, mine))
+            return mine
+
+    # --- settling ---
+
+    def _arrive(self, mine: list[Submission], part: list[Submission], answers: Any) -> None:
+        log_arrivals(mine, part, answers)
+        self._settle(mine, arrived=True)
+
+    def _fail(self, submissions: list[Submission], error: str) -> None:
+        for submission in submissions:
+            log_failure(submission, error)
+        self._settle(submissions, arrived=False)
+
+    def _fail_late(self, submissions: list[Submission]) -> None:
+        for submission in submissions:
+            log_failure(submission, f"TimeoutError: no answer within {submission.seconds:g} s")
+        self._settle(submissions, arrived=False)
+
+    def _settle(self, submissions: list[Submission], *, arrived: bool) -> None:
+        """Count claimed submissions, and wake the flushes that waited for them."""
+        if not submissions:
+            return
+        size = sum([each.size for each in submissions])
+        with self.lock:
+            self.open -= len(submissions)
+            self.bytes -= size
+            if arrived:
+                self.enqueued += len(submissions)
+            else:
+                self.failed += len(submissions)
+            for ledger, count in _by_ledger(submissions):
+                ledger.open -= count
+                ledger.lost += 0 if arrived else count
+                if not ledger.open and ledger.bells:
+                    bells, ledger.bells = ledger.bells, []
+                    for bell in bells:
+                        bell.release()
+
+    # --- the keeper: on its own thread ---
+
+    def _wake_keeper(self, at: float) -> None:
+        """See that the keeper looks around at the monotonic time `at`, or earlier."""
+        with self.lock:
+            if at >= self._wake_at:
+                return
+            self._wake_at = at
+            starting, self._keeper_runs = not self._keeper_runs, True
+            ringing, self._keeper_rings = not (starting or self._keeper_rings), self._keeper_rings or not starting
+        if ringing:
+            self._keeper_bell.release()
+        if starting:
+            self._start_keeper()
+
+    def _start_keeper(self) -> None:
+        if not self._hooked:
+            self._hooked = True
+            leave_with_multiprocessing()
+        try:
+            self._keepers.submit(self._keep)
+        except BaseException:  # no thread can be started: the next submission tries again
+            with self.lock:
+                self._keeper_runs, self._wake_at = False, inf
+
+    def _keep(self) -> None:
+        """Look around, sleep until the next deadline, and end when there is none."""
+        while True:
+            late, wanting = self._look()
+            self._fail_late(late)
+            for lane in wanting:
+                self._see_to(lane)
+            self._say_drops()
+            seconds = self._next_sleep()
+            if seconds is None:
+                return
+            wait_for(self._keeper_bell, seconds)
+
+    def _look(self) -> tuple[list[Submission], list[Lane]]:
+        """Claim all that is past its deadline; return it, and the lanes that want a sender."""
+        late: list[Submission] = []
+        wanting: list[Lane] = []
+        with self.lock:
+            now = monotonic()
+            for lane in list(self.lanes.values()):
+                for sender in list(lane.senders):
+                    late += sender.give_up(now)
+                late += lane.expire(now)
+                if lane.wants_sender(now):
+                    wanting.append(lane)
+                self._forget_if_done(lane)
+            if self._leaving:  # then they are said in one record at the end
+                self._lost += late
+                self._settle(late, arrived=False)
+                late = []
+        return late, wanting
+
+    def _next_sleep(self) -> float | None:
+        """Return for how many seconds there is nothing to look after; None when there will be nothing."""
+        with self.lock:
+            if self._keeper_rings:
+                self._keeper_rings = False
+                self._keeper_bell.acquire()  # rung already, or in this very moment
+            now = monotonic()
+            wake_at = min((lane.next_deadline() for lane in self.lanes.values()), default=inf)
+            if self._unsaid_drops:
+                wake_at = min(wake_at, self._drops_said_at + _DROP_RECORD_SECONDS)
+            self._wake_at = wake_at
+            if wake_at == inf:
+                self._keeper_runs = False
+                return None
+            return max(wake_at - now, _KEEPER_REST_SECONDS)
+
+    def _say_drops(self, *, at_once: bool = False) -> None:
+        """Log how many were dropped since the last such record, at most once a second."""
+        with self.lock:
+            now = monotonic()
+            count = self._unsaid_drops
+            if not count or (now < self._drops_said_at + _DROP_RECORD_SECONDS and not at_once):
+                return
+            self._unsaid_drops, self._drops_said_at = 0, now
+            logger, limits = self._drop_logger or DEFAULT_LOGGER, (self.max_submissions, self.max_bytes)
+        log_drops(logger, count, *limits)
+
+    # --- waiting and counting ---
+
+    def flush(self, timeout: float | None) -> int:
+        """Wait for all that was submitted before; return how many of it did not arrive, as `patterns.flush` says."""
+        with self.lock:
+            ledgers = self._close_ledger()
+            deadline = self._latest_deadline() + _LOGGING_GRACE_SECONDS if timeout is None else monotonic() + timeout
+        self._wait(ledgers, deadline)
+        self._say_drops()
+        with self.lock:
+            missing = 0
+            for ledger in ledgers:
+                missing += ledger.open + ledger.lost
+                ledger.lost = 0
+            self.ledgers = [each for each in self.ledgers if each.open or each.lost or each is self.ledger]
+        return missing
+
+    def _close_ledger(self) -> list[Ledger]:
+        """Return the accounts of all so far; what is submitted from now on goes to a new one."""
+        ledgers = list(self.ledgers)
+        self.ledger = Ledger()
+        self.ledgers.append(self.ledger)
+        return ledgers
+
+    def _latest_deadline(self) -> float:
+        return max((lane.latest for lane in self.lanes.values()), default=0.0)
+
+    def _wait(self, ledgers: Iterable[Ledger], deadline: float) -> None:
+        for lane in list(self.lanes.values()):
+            self._see_to(lane)  # an exception from a signal handler may have kept a submit from doing so
+        for ledger in ledgers:
+            bell = new_bell()
+            with self.lock:
+                if not ledger.open:
+                    continue
+                ledger.bells.append(bell)
+            wait_for(bell, deadline - monotonic())
+
+    # --- leaving ---
+
+    def leave(self) -> None:
+        """Flush for as long as the submissions' own timeouts allow, then log what is lost and take nothing more."""
+        with self.lock:
+            self._leaving = True
+            deadline = self._latest_deadline()
+        try:
+            self._wait(self._close_ledger(), deadline)
+        finally:
+            lost = self._close()
+            self._say_drops(at_once=True)
+            log_losses(lost)
+
+    def _close(self) -> list[Submission]:
+        """Claim and settle all that is left; return it with what the keeper has given up meanwhile."""
+        with self.lock:
+            self._left = True
+            self.max_submissions = 0
+            remaining: list[Submission] = []
+            for lane in self.lanes.values():
+                for sender in lane.senders:
+                    remaining += sender.unclaimed()
+                    sender.closed = _EVERYTHING
+                remaining += lane.waiting
+                lane.waiting.clear()
+            self._settle(remaining, arrived=False)
+            lost, self._lost = self._lost + remaining, []
+        return lost
+
+    def inherit(self) -> "Buffer":
+        """Return a forked child's own buffer: empty, with the same limits.
+
+        The child keeps the parent's buffer untouched: its locks may be held by threads that the child has not, and freeing
+        it would copy its pages and run the finalizers of enqueuers that are the parent's.
+        """
+        child = Buffer(self.max_submissions, self.max_bytes)
+        child._parent = self
+        return child
+
+
+class _Everything(set[int]):
+    """The ids of all submissions: a sender whose whole batch is claimed at once is spared a set of 2,000."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+_EVERYTHING = _Everything()

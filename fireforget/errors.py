@@ -1,0 +1,185 @@
+"""Every exception of fireforget, in one tree under `FireforgetError`.
+
+Three families live here:
+
+* what a caller of `enqueue` meets: a task that is wrong, an id or key that is taken, a store that is in trouble;
+* what a handler raises on purpose to steer its own job: `SkipRetry`, `RevokeTask`, `RetryLater`;
+* what interrupts a handler from outside: `JobTimeout` and `JobCancelled`. They derive from `BaseException`, so a handler's
+  `except Exception` does not swallow them, and stand outside the tree for that reason.
+
+A message says what happened, names the value, and says what to do next.
+"""
+
+from datetime import timedelta
+
+
+class FireforgetError(Exception):
+    """The root of every error that fireforget raises."""
+
+
+# --- a task that is wrong ---------------------------------------------------------------------------------------------
+
+
+class InvalidTask(FireforgetError, ValueError, TypeError):
+    """A task, payload or option cannot be used; nothing was stored.
+
+    It is a `ValueError` and a `TypeError`, so that callers may catch either: whether `max_retry="3"` is a wrong value or a
+    wrong type is not a question that error handling should depend on.
+    """
+
+
+class InvalidPayload(InvalidTask):
+    """A payload is not JSON, or larger than the queue's `max_payload`."""
+
+
+class InvalidOption(InvalidTask):
+    """An option has a value outside what it allows. `option` is its name, `value` what was given."""
+
+    def __init__(self, option: str, value: object, remedy: str) -> None:
+        super().__init__(f"{option}={value!r}: {remedy}")
+        self.option = option
+        self.value = value
+
+
+class UnknownOption(InvalidTask):
+    """An option that does not exist. `option` is the name that was given."""
+
+    def __init__(self, option: str, remedy: str) -> None:
+        super().__init__(f"unknown option {option!r}: {remedy}")
+        self.option = option
+
+
+# --- a registry that is wrong -----------------------------------------------------------------------------------------
+
+
+class RegistrationError(FireforgetError, ValueError):
+    """A handler cannot be registered: a blank type, a type that has a handler already, a function that cannot be called."""
+
+
+# --- an id or key that is taken, or a job that is not there -------------------------------------------------------------
+
+
+class TaskIDConflict(FireforgetError):
+    """The `task_id` is taken by a job of the same database, in whatever state it is. Nothing was stored."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            f"task_id {task_id!r} is taken by a stored job: choose another id, or delete that job first"
+        )
+        self.task_id = task_id
+
+
+class DuplicateTask(FireforgetError):
+    """A job with the same unique key is waiting or running. Nothing was stored.
+
+    `unique_key` is the key, `existing_id` the id of the job that holds it (None when it ended in the meantime).
+    """
+
+    def __init__(self, unique_key: str, existing_id: str | None) -> None:
+        holder = f"job {existing_id}" if existing_id else "another job"
+        super().__init__(
+            f"{holder} holds the unique key {unique_key!r}: wait until it has ended or its unique_for has passed"
+        )
+        self.unique_key = unique_key
+        self.existing_id = existing_id
+
+
+class UnknownJob(FireforgetError, LookupError):
+    """No job with this id is stored: it never was, or it is done and was not kept (see `retention`)."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            f"no job {job_id!r} is stored: it completed and was not kept (give it a retention), was deleted, or never existed"
+        )
+        self.job_id = job_id
+
+
+# --- a store in trouble -----------------------------------------------------------------------------------------------
+
+
+class StoreError(FireforgetError):
+    """The database cannot do what was asked. `path` is the file."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type["StoreError"], tuple[object, str]]:
+        return type(self), (self.path, self.problem)
+
+
+class StoreUnavailable(StoreError):
+    """The file cannot be opened: a folder, a missing folder, no permission, no database, or not one of ours."""
+
+
+class SchemaTooNew(StoreUnavailable):
+    """A newer fireforget has migrated the file; this one would misread it and does not try."""
+
+
+class StoreReadOnly(StoreError):
+    """The file, its folder or the file system does not allow writing."""
+
+
+class StoreBusy(StoreError, TimeoutError):
+    """Another program held the write lock for as long as the call was willing to wait. Nothing was stored."""
+
+
+class StoreFull(StoreError):
+    """The disk or quota is full. Nothing was stored."""
+
+
+class StoreCorrupt(StoreError):
+    """SQLite finds the file damaged. Nothing was changed."""
+
+
+class StoreReplaced(StoreError):
+    """The file at the path is no longer the one that was opened: it was deleted or replaced under a running program."""
+
+
+class QueueClosed(FireforgetError):
+    """The queue object was closed by `close()`; open a new one."""
+
+
+class WorkerError(FireforgetError):
+    """A worker could not start, or cannot go on."""
+
+
+# --- what a handler raises to steer its own job -------------------------------------------------------------------------
+
+
+class SkipRetry(FireforgetError):
+    """Raise it in a handler: the job has failed for good and is archived at once, whatever retries are left."""
+
+
+class RevokeTask(FireforgetError):
+    """Raise it in a handler: the job is pointless by now and is dropped, neither as a success nor as a failure."""
+
+
+class RetryLater(FireforgetError):
+    """Raise it in a handler: the job runs again after `seconds`, and this run costs no attempt.
+
+    `seconds` is an int, float or timedelta of 0 or more; anything else raises `InvalidOption` where it is written.
+    """
+
+    def __init__(self, seconds: float | timedelta, reason: str = "") -> None:
+        value = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise InvalidOption("seconds", seconds, "give the delay in seconds, 0 or more")
+        super().__init__(reason or f"retry in {value:g} s")
+        self.seconds = float(value)
+
+
+# --- what interrupts a handler from outside -----------------------------------------------------------------------------
+
+
+class Interruption(BaseException):
+    """The root of what fireforget raises inside a running handler; not an `Exception`, so that it is not swallowed."""
+
+
+class JobTimeout(Interruption):
+    """The job has reached its timeout or deadline; its process is killed one second later if the handler goes on."""
+
+
+class JobCancelled(Interruption):
+    """The job was cancelled while it ran; its process is killed one second later if the handler goes on."""

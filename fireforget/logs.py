@@ -1,0 +1,157 @@
+"""Log records: the one place that makes them out of what happened to a job, and how a worker prints them.
+
+Everything logs through the standard library, under `fireforget`. A record's fields are attributes of the record, so that any
+formatter of the application can use them; ours print them as `name=value` or as one JSON object a line.
+"""
+
+import json
+import logging
+import sys
+import time
+from typing import Any, Literal, TextIO
+
+_worker = logging.getLogger("fireforget.worker")
+
+FIELDS = (
+    "task_type",
+    "task_id",
+    "queue",
+    "retry_count",
+    "duration",
+    "success",
+    "error",
+    "trace_id",
+    "pid",
+    "worker",
+    "reason",
+    "seconds",
+    "dropped",
+)
+"""The fields that records of fireforget may carry, in the order in which they are printed."""
+
+
+def wants_info() -> bool:
+    """Return whether INFO records of the worker are wanted at all; asked before a record's fields are put together."""
+    return _worker.isEnabledFor(logging.INFO)
+
+
+def task_processed(task_type: str, task_id: str, queue: str, retry_count: int, duration: float, trace_id: str | None) -> None:
+    """Log a run that succeeded; `duration` in seconds."""
+    _log(logging.INFO, "task processed", task_type, task_id, queue, retry_count, duration, True, trace_id)
+
+
+def task_failed(
+    task_type: str, task_id: str, queue: str, retry_count: int, duration: float, error: str, trace_id: str | None = None
+) -> None:
+    """Log a run that failed; `duration` in seconds, `error` what the job's `last_error` says."""
+    _log(logging.ERROR, "task failed", task_type, task_id, queue, retry_count, duration, False, trace_id, error=error)
+
+
+def task_not_counted(
+    reason: Literal["postponed", "revoked", "cancelled", "returned"],
+    task_type: str,
+    task_id: str,
+    queue: str,
+    retry_count: int,
+    duration: float,
+    why: str,
+) -> None:
+    """Log a run that was neither a success nor a failure."""
+    if wants_info():
+        _log(logging.INFO, f"task {reason}", task_type, task_id, queue, retry_count, duration, None, None, reason=why)
+
+
+def _log(
+    level: int,
+    message: str,
+    task_type: str,
+    task_id: str,
+    queue: str,
+    retry_count: int,
+    duration: float,
+    success: bool | None,
+    trace_id: str | None,
+    **more: Any,
+) -> None:
+    fields: dict[str, Any] = {
+        "task_type": task_type,
+        "task_id": task_id,
+        "queue": queue,
+        "retry_count": retry_count,
+        "duration": round(duration, 6),
+        **more,
+    }
+    if success is not None:
+        fields["success"] = success
+    if trace_id is not None:
+        fields["trace_id"] = trace_id
+    _worker.log(level, message, extra=fields)
+
+
+# --- how a worker prints them -------------------------------------------------------------------------------------------
+
+
+class TextFormatter(logging.Formatter):
+    """One line a record: time in UTC, level, message, then the fields as `name=value`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+
+    converter = time.gmtime
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Append the fields to the message."""
+        line = super().formatMessage(record)
+        for name, value in _fields(record):
+            text = str(value)
+            line += f" {name}={json.dumps(text) if ' ' in text or not text.isprintable() or not text else text}"
+        return line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: `time`, `level`, `logger`, `message`, the fields, and `traceback` where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line of JSON."""
+        members: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        members.update(_fields(record))
+        if record.exc_info:
+            members["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(members, default=str)
+
+
+def _fields(record: logging.LogRecord) -> list[tuple[str, Any]]:
+    values = record.__dict__
+    return [(name, values[name]) for name in FIELDS if name in values]
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to whatever `sys.stderr` is at the moment, in one write a record, so that lines of several processes stay whole."""
+
+    terminator = ""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record) + "\n"
+
+
+def configure(level: str = "info", format: Literal["text", "json"] = "text") -> None:
+    """Send all records of this process of `level` and above to standard error, in our format; replaces earlier handlers."""
+    handler = _StandardError()
+    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())

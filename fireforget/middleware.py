@@ -1,0 +1,136 @@
+"""What wraps every job: recovery, tracing, metrics, logging, in this order, and whatever an application adds.
+
+A middleware is a function of the job and of what it wraps::
+
+    def middleware(job, call_next):
+        ...                     # before
+        result = call_next()    # the rest of the chain, and at last the handler; raises what they raise
+        ...                     # after
+        return result
+
+It must let pass, or raise, for a failure to be a failure. Handlers that are `async` run to their end inside `call_next`.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from fireforget import logs
+from fireforget.errors import FireforgetError, Interruption, JobCancelled, RetryLater, RevokeTask
+from fireforget.job import Job
+from fireforget.metrics import Samples
+
+CallNext = Callable[[], Any]
+Middleware = Callable[[Job, CallNext], Any]
+
+samples = Samples()
+"""What this process has counted; a child hands it to its supervisor with its results."""
+
+_trace_id: ContextVar[str | None] = ContextVar("fireforget_trace_id", default=None)
+
+
+class HandlerExit(FireforgetError):
+    """A handler raised SystemExit, KeyboardInterrupt or another exception that would end the process; its job has failed."""
+
+
+def recovery(job: Job, call_next: CallNext) -> Any:
+    """Keep a handler that wants to end the process from ending it: that is a failed job like any other."""
+    try:
+        return call_next()
+    except (Exception, Interruption):
+        raise
+    except BaseException as error:
+        raise HandlerExit(f"the handler raised {describe(error)}") from error
+
+
+def tracing(job: Job, call_next: CallNext) -> Any:
+    """Carry the trace of the task's `traceparent` header (W3C Trace Context) into the log records of the run."""
+    if job._headers_json is None:
+        return call_next()
+    token = _trace_id.set(trace_id_of(job.headers.get("traceparent")))
+    try:
+        return call_next()
+    finally:
+        _trace_id.reset(token)
+
+
+def metrics(job: Job, call_next: CallNext) -> Any:
+    """Count the run and observe how long it took and how long the job had waited."""
+    began = time.monotonic()
+    samples.observe("job_wait_seconds", (job.queue,), job.wait)
+    try:
+        result = call_next()
+    except BaseException as error:
+        if is_failure(error):
+            _count(job, "failed", time.monotonic() - began)
+        else:
+            samples.count("fireforget_jobs_returned_total", (verb_of(error),))
+        raise
+    _count(job, "success", time.monotonic() - began)
+    return result
+
+
+def logging(job: Job, call_next: CallNext) -> Any:
+    """Log one record a run: `task processed`, `task failed`, or what else became of it."""
+    began = time.monotonic()
+    try:
+        result = call_next()
+    except BaseException as error:
+        duration = time.monotonic() - began
+        if is_failure(error):
+            logs.task_failed(job.pattern, job.id, job.queue, job.retry_count, duration, describe(error), _trace_id.get())
+        else:
+            logs.task_not_counted(verb_of(error), job.pattern, job.id, job.queue, job.retry_count, duration, str(error))
+        raise
+    if logs.wants_info():
+        logs.task_processed(job.pattern, job.id, job.queue, job.retry_count, time.monotonic() - began, _trace_id.get())
+    return result
+
+
+DEFAULT_CHAIN: tuple[Middleware, ...] = (recovery, tracing, metrics, logging)
+
+
+def compose(chain: Sequence[Middleware]) -> Callable[[Job, CallNext], Any]:
+    """Return one function that runs a job through the whole chain, outermost first."""
+    composed: Callable[[Job, CallNext], Any] = lambda job, handler: handler()  # noqa: E731
+    for middleware in reversed(chain):
+        composed = _wrap(middleware, composed)
+    return composed
+
+
+def _wrap(outer: Middleware, inner: Callable[[Job, CallNext], Any]) -> Callable[[Job, CallNext], Any]:
+    return lambda job, handler: outer(job, lambda: inner(job, handler))
+
+
+def is_failure(error: BaseException) -> bool:
+    """Return whether what a handler raised is a failed run, and not a wish of the handler's or a cancellation."""
+    return not isinstance(error, RetryLater | RevokeTask | JobCancelled)
+
+
+def verb_of(error: BaseException) -> Any:
+    """Return the word for a run that counts neither as success nor as failure."""
+    if isinstance(error, RetryLater):
+        return "postponed"
+    return "revoked" if isinstance(error, RevokeTask) else "cancelled"
+
+
+def describe(error: BaseException) -> str:
+    """Return an error as one line: its type and what it says."""
+    try:
+        text = str(error)
+    except Exception as failed:  # an __str__ of the application's that raises must not hide the failure
+        text = f"<its text raised {type(failed).__name__}>"
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
+
+
+def trace_id_of(traceparent: str | None) -> str | None:
+    """Return the trace id of a W3C `traceparent` header, None when there is none or it is malformed."""
+    parts = (traceparent or "").split("-")
+    return parts[1] if len(parts) >= 4 and len(parts[1]) == 32 and parts[1].strip("0") else None
+
+
+def _count(job: Job, status: str, duration: float) -> None:
+    samples.count("job_processed_total", (job.pattern, job.queue, status))
+    samples.observe("job_duration_seconds", (job.pattern, job.queue), duration)

@@ -1,0 +1,70 @@
+"""JSON in and out: payloads, results, headers.
+
+A payload is encoded once, when the task is made, so later changes to the object are not seen and what is not JSON is refused
+where it was written. Pickle is never used for what is stored: a database file must not be able to run code.
+"""
+
+import json
+from typing import Any
+
+from fireforget.errors import InvalidPayload
+
+MAX_RESULT_BYTES = 1024 * 1024
+"""A result or progress note above this is replaced by null: the job succeeded all the same."""
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encode_ascii = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def encode(value: Any) -> str:
+    """Return `value` as compact JSON text that UTF-8 can carry.
+
+    Raises `InvalidPayload` for what JSON cannot say: other types, NaN and infinities, cycles, and keys that are not text
+    (the standard encoder would silently turn the key 1 into "1").
+    """
+    try:
+        _check_keys(value)
+        text = _encode(value)
+        if not text.isascii():
+            text.encode()
+    except UnicodeEncodeError:  # a lone surrogate: JSON can write it down, UTF-8 cannot
+        return _encode_ascii(value)
+    except InvalidPayload:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidPayload(
+            f"{_shorten(value)} is not JSON ({error}): use None, booleans, finite numbers, text, lists and objects with text keys"
+        ) from error
+    return text
+
+
+def size_of(text: str) -> int:
+    """Return how many bytes the JSON text takes in the database."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def decode(text: str | None) -> Any:
+    """Return the value of JSON text from the database; None (SQL NULL) is null. Raises ValueError for what is not JSON."""
+    return None if text is None else json.loads(text)
+
+
+def _check_keys(value: Any) -> None:
+    if type(value) in _PLAIN:
+        return
+    if isinstance(value, dict):
+        for key, member in value.items():
+            if not isinstance(key, str):
+                raise InvalidPayload(f"the key {key!r} is not text: JSON objects have text keys, so write {str(key)!r}")
+            _check_keys(member)
+    elif isinstance(value, list | tuple):
+        for member in value:
+            _check_keys(member)
+
+
+def _shorten(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # a repr of the user's that fails must not hide what is wrong with the payload
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else text[:77] + "..."

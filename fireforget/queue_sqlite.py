@@ -1,0 +1,590 @@
+"""The durable queue: an SQLite file that takes tasks and keeps jobs.
+
+What lives here is the producer's side (`enqueue` and its kin), reading one job, and waiting for one. What a worker does with the
+file (claiming, settling, recovery) is in `_claims`, every statement in `_sql`, the tables in `_schema`, connections in `_db`.
+
+How a task becomes durable::
+
+    enqueue ─ check options ─ row ─┐
+                                   ├─ GroupCommit ─ one transaction on the calling thread's own connection ─ TaskInfo
+    enqueue from other threads ────┘
+
+A lone caller writes at once. Callers that come while another one writes wait together, and the first of them writes for all:
+one commit, one sync of the disk. Nobody serves others for longer than one batch.
+"""
+
+import os
+import random
+import sqlite3
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterable
+from hashlib import blake2b
+from json import JSONDecodeError
+from typing import Any, Literal
+
+from fireforget import _db, _sql
+from fireforget import payload as json_payload
+from fireforget._schema import STATE_OF_NUMBER
+from fireforget.clock import Clock, Seconds, to_datetime, to_seconds
+from fireforget.errors import (
+    DuplicateTask,
+    FireforgetError,
+    InvalidOption,
+    InvalidPayload,
+    InvalidTask,
+    QueueClosed,
+    StoreBusy,
+    TaskIDConflict,
+    UnknownJob,
+)
+from fireforget.task import (
+    DEFAULT_MAX_RETRY,
+    DEFAULT_QUEUE,
+    DEFAULT_TIMEOUT,
+    Progress,
+    State,
+    Task,
+    TaskInfo,
+    check_call_options,
+    check_task,
+    merge_options,
+)
+
+DEFAULT_WAIT = 5.0
+"""Seconds that a call waits for the write lock when it does not say."""
+DEFAULT_MAX_PAYLOAD = 1024 * 1024
+"""Bytes of JSON that a payload may have."""
+_ROWS_IN_A_GROUP = 1000
+_COMMITS_BETWEEN_WAL_CHECKS = 64
+_SETTLED = frozenset({State.COMPLETED, State.ARCHIVED, State.CANCELLED})
+
+_new_nonce = random.Random().getrandbits  # only has to differ from the few ids that a rollback gave away
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _new_nonce.__self__.seed())  # type: ignore[attr-defined]
+
+Row = dict[str, Any]
+
+
+class SqliteQueue:
+    """A durable queue in one SQLite file; opened, or created for its owner alone.
+
+    `path` is a file on a local disk; it may be the application's own database, every table here is prefixed `fireforget_`.
+    `durability` "full" (the default): an `enqueue` that returned survives a power cut. "normal": it survives the death of any
+    process, but the last commits before a power cut may be missing; the file stays sound, and a commit costs a tenth.
+    `max_payload` is the largest payload in bytes of JSON. `clock` returns Unix seconds, for tests.
+
+    Safe to share between threads, to use after `os.fork`, and to open from many processes at once. It implements `Enqueuer`.
+
+    Raises `StoreUnavailable` (a folder, a missing folder, not SQLite, a newer schema, a network file system, SQLite before 3.35),
+    `StoreReadOnly`, `StoreBusy` when another program holds the file for 5 s, and other `StoreError`s.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: Literal["full", "normal"] = "full",
+        max_payload: int = DEFAULT_MAX_PAYLOAD,
+        clock: Clock = time.time,
+    ) -> None:
+        if durability not in ("full", "normal"):
+            raise InvalidOption("durability", durability, 'choose "full" or "normal"')
+        if isinstance(max_payload, bool) or not isinstance(max_payload, int) or max_payload < 1:
+            raise InvalidOption("max_payload", max_payload, "give a number of bytes above 0")
+        self._clock = clock
+        self._max_payload = max_payload
+        self._durability = durability
+        self._database = _db.Database(path, durability)
+        with _db.translated(self.path):
+            self._tag: str = self._database.connection().execute(_sql.TAG).fetchone()[0]
+        self._group = GroupCommit(self._database)
+        self._closed = False
+
+    @property
+    def path(self) -> str:
+        """The absolute path of the database file."""
+        return self._database.path
+
+    def __repr__(self) -> str:
+        return f"SqliteQueue({self.path!r}, durability={self._durability!r})"
+
+    # --- producing ----------------------------------------------------------------------------------------------------
+
+    def enqueue(
+        self,
+        task: Task,
+        *,
+        timeout: Seconds | None = None,
+        connection: sqlite3.Connection | None = None,
+        **options: Any,
+    ) -> TaskInfo:
+        """Store one task and return what was stored; it is durable when this returns.
+
+        `timeout` is how many seconds the call may wait for the write lock (None: 5); the job's run time is `run_timeout` here.
+        `options` override the task's own, which override the defaults. With `connection`, the job is written on that
+        `sqlite3.Connection` to the same file, which this method neither begins, commits nor rolls back: the job exists exactly
+        if that transaction commits.
+
+        Raises `InvalidTask` and its kin for what is wrong with the call, `TaskIDConflict`, `DuplicateTask`, `StoreBusy` with the
+        time waited, and other `StoreError`s; then nothing was stored.
+        """
+        wait = DEFAULT_WAIT if timeout is None else to_seconds("timeout", timeout, above_minimum=True)
+        row = self._row(check_task(task), check_call_options(options), self._clock())
+        if connection is not None:
+            return self._enqueue_inside(connection, row)
+        self._check_open()
+        first = self._group.write([row], wait)
+        return self._stored(row, first)
+
+    def enqueue_many(
+        self,
+        tasks: Iterable[Task],
+        *,
+        timeout: Seconds | None = None,
+        connection: sqlite3.Connection | None = None,
+        **options: Any,
+    ) -> list[TaskInfo]:
+        """Store all tasks in one transaction, or none of them, and return what was stored, in their order.
+
+        Arguments and errors are those of `enqueue`; `options` apply to every task. An error that is about one of the tasks has
+        its position in `index`.
+        """
+        wait = DEFAULT_WAIT if timeout is None else to_seconds("timeout", timeout, above_minimum=True)
+        overriding = check_call_options(options)
+        now = self._clock()
+        rows = []
+        for index, task in enumerate(tasks):
+            try:
+                rows.append(self._row(check_task(task), overriding, now))
+            except InvalidTask as error:
+                error.index = index  # type: ignore[attr-defined]
+                raise
+        if connection is not None:
+            if not connection.in_transaction:
+                raise ValueError("enqueue_many on a connection needs an open transaction: begin one, so that all or none exist")
+            return [self._enqueue_inside(connection, row) for row in rows]
+        self._check_open()
+        if not rows:
+            return []
+        first = self._group.write(rows, wait)
+        return [self._stored(row, n) for n, row in enumerate(rows, first)]
+
+    async def enqueue_async(self, task: Task, *, timeout: Seconds | None = None, **options: Any) -> TaskInfo:
+        """Store one task from a coroutine without ever blocking its event loop; arguments and errors are those of `enqueue`."""
+        import asyncio
+
+        return await asyncio.to_thread(self.enqueue, task, timeout=timeout, **options)
+
+    def _row(self, task: Task, overriding: dict[str, Any], now: float) -> Row:
+        options = merge_options(task.options, overriding) if overriding else task.options
+        payload = task.payload_json
+        if payload is not None and json_payload.size_of(payload) > self._max_payload:
+            raise InvalidPayload(
+                f"the payload of {task.type!r} has {json_payload.size_of(payload)} bytes of JSON and max_payload is "
+                f"{self._max_payload}: store the data elsewhere and pass a reference, or raise max_payload"
+            )
+        get = options.get
+        due = now + get("process_in", 0.0) if "process_at" not in options else options["process_at"]
+        deadline = get("deadline")
+        queue = get("queue", DEFAULT_QUEUE)
+        unique_for = get("unique_for")
+        headers = get("headers")
+        task_id = get("task_id")
+        if task_id is not None:
+            self._check_task_id(task_id)
+        return {
+            "nonce": _new_nonce(32),
+            "task_id": task_id,
+            "type": task.type,
+            "queue": queue,
+            "state": _sql.PENDING if due <= now else _sql.SCHEDULED,
+            "priority": get("priority", 0),
+            "due": due,
+            "payload": payload,
+            "headers": json_payload.encode(headers) if headers else None,
+            "max_retry": get("max_retry", DEFAULT_MAX_RETRY),
+            "timeout": get("timeout", DEFAULT_TIMEOUT if deadline is None else None),
+            "deadline": deadline,
+            "retention": get("retention", 0.0),
+            "enqueued_at": now,
+            "unique_key": None if unique_for is None else unique_key_of(get("unique_key"), queue, task.type, payload),
+            "unique_until": None if unique_for is None else now + unique_for,
+        }
+
+    def _check_task_id(self, task_id: str) -> None:
+        if _parse_generated(task_id, self._tag):
+            raise InvalidOption("task_id", task_id, "this looks like an id that the queue generates: choose another form")
+
+    def _enqueue_inside(self, connection: sqlite3.Connection, row: Row) -> TaskInfo:
+        """Insert on the caller's connection; SQLite's own errors pass, the transaction is the caller's."""
+        if self.path not in [os.path.realpath(file) for _, _, file in connection.execute("PRAGMA database_list")]:
+            raise ValueError(f"the connection leads to another database than {self.path}: open one to the queue's own file")
+        if row["unique_key"] is not None and not connection.in_transaction:
+            raise ValueError("unique_for on a connection needs an open transaction: begin one, since it takes two statements")
+        return self._stored(row, insert_one(connection, row))
+
+    def _stored(self, row: Row, n: int) -> TaskInfo:
+        return TaskInfo._make(
+            {
+                "id": row["task_id"] or public_id(self._tag, n, row["nonce"]),
+                "type": row["type"],
+                "queue": row["queue"],
+                "state": State.PENDING if row["state"] == _sql.PENDING else State.SCHEDULED,
+                "payload": json_payload.decode(row["payload"]),
+                "headers": {} if row["headers"] is None else json_payload.decode(row["headers"]),
+                "priority": row["priority"],
+                "retry_count": 0,
+                "max_retry": row["max_retry"],
+                "timeout": row["timeout"],
+                "deadline": to_datetime(row["deadline"]),
+                "last_error": None,
+                "enqueued_at": to_datetime(row["enqueued_at"]),
+                "next_process_at": to_datetime(row["due"]),
+                "started_at": None,
+                "completed_at": None,
+                "result": None,
+                "progress": None,
+                "group": None,
+                "worker": None,
+            }
+        )
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def get(self, job_id: str) -> TaskInfo:
+        """Return a snapshot of one job; raises `UnknownJob` when none is stored under this id."""
+        row = find_job(self._connection(), job_id, self._tag)
+        if row is None:
+            raise UnknownJob(job_id)
+        return info_of(row, self._tag)
+
+    def wait(self, job_id: str, timeout: Seconds | None = None) -> TaskInfo:
+        """Wait until a job has completed, is archived or cancelled, and return it.
+
+        `timeout` in seconds; None waits for as long as it takes. Raises `TimeoutError` when it passes, and `UnknownJob` for a
+        job that is not stored (any more): one without retention is removed when it succeeds, so give it a retention.
+        """
+        seconds = None if timeout is None else to_seconds("timeout", timeout)
+        deadline = None if seconds is None else time.monotonic() + seconds
+        pause = 0.002
+        while True:
+            info = self.get(job_id)
+            if info.state in _SETTLED:
+                return info
+            left = pause if deadline is None else min(pause, deadline - time.monotonic())
+            if left <= 0:
+                raise TimeoutError(f"job {job_id} is {info.state} after {seconds:g} s: wait longer, or look at its queue and worker")
+            time.sleep(left)
+            pause = min(pause * 1.5, 0.05)
+
+    # --- the object itself --------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close every connection of this object; later calls raise `QueueClosed`. What was enqueued stays in the file."""
+        self._closed = True
+        self._database.close()
+
+    def __enter__(self) -> "SqliteQueue":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise QueueClosed("this queue was closed: open a new SqliteQueue on the same path")
+
+    def _connection(self) -> sqlite3.Connection:
+        self._check_open()
+        return self._database.connection()
+
+
+class GroupCommit:
+    """Lets threads that enqueue at the same time share one transaction.
+
+    The lock guards `_writing` and `_waiting` and is never held over a statement. Whoever finds nobody writing writes at once, on
+    its own thread's connection. The others queue up; when the writer is done it wakes the first of them, which writes for all
+    that wait by then. A batch of several callers is still all or nothing for each: a savepoint keeps theirs apart.
+    """
+
+    def __init__(self, database: _db.Database) -> None:
+        self._database = database
+        self._commits = 0
+        self._reset()
+        _groups.add(self)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._writing = False
+        self._waiting: deque[_Submission] = deque()
+
+    def write(self, rows: list[Row], wait: float) -> int:
+        """Store the rows, all or none, within about `wait` seconds; return the number of the first, the others follow it."""
+        mine = _Submission(rows, time.monotonic() + wait, wait)
+        with self._lock:
+            leading = not self._writing
+            if leading:
+                self._writing = True
+            else:
+                mine.turn = threading.Lock()
+                mine.turn.acquire()
+                self._waiting.append(mine)
+        if not leading:
+            self._wait_for_turn(mine)
+        if mine.first is None and mine.error is None:
+            self._lead(mine)
+        if mine.error is not None:
+            raise mine.error
+        assert mine.first is not None
+        return mine.first
+
+    def _wait_for_turn(self, mine: "_Submission") -> None:
+        assert mine.turn is not None
+        if mine.turn.acquire(timeout=max(0.0, mine.deadline - time.monotonic())):
+            return
+        with self._lock:
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+                raise StoreBusy(
+                    self._database.path,
+                    f"other threads of this program were writing for the {mine.wait:.1f} s that the call would wait: wait longer (timeout=)",
+                )
+        mine.turn.acquire()  # somebody writes it at this moment; that ends by its own timeout
+
+    def _lead(self, mine: "_Submission") -> None:
+        """Write for this caller and all that wait, then hand the pen on."""
+        batch = [mine]
+        with self._lock:
+            rows = len(mine.rows)
+            while self._waiting and rows < _ROWS_IN_A_GROUP:
+                batch.append(self._waiting.popleft())
+                rows += len(batch[-1].rows)
+        try:
+            self._write(batch)
+        finally:
+            self._hand_on(batch)
+
+    def _hand_on(self, batch: list["_Submission"]) -> None:
+        unwritten = [s for s in batch[1:] if s.first is None and s.error is None]
+        with self._lock:
+            self._waiting.extendleft(reversed(unwritten))
+            following = self._waiting.popleft() if self._waiting else None
+            if following is None:
+                self._writing = False
+        for submission in batch[1:]:
+            if (submission.first is not None or submission.error is not None) and submission.turn is not None:
+                submission.turn.release()
+        if following is not None and following.turn is not None:
+            following.turn.release()
+
+    def _write(self, batch: list["_Submission"]) -> None:
+        leader = batch[0]
+        path = self._database.path
+        try:
+            connection = self._database.connection(leader.deadline - time.monotonic())
+            if len(batch) == 1 and len(leader.rows) == 1 and leader.rows[0]["unique_key"] is None:
+                leader.first = insert_one(connection, leader.rows[0])
+            else:
+                _write_together(connection, batch)
+            self._database.check_identity()
+            self._maybe_checkpoint(connection)
+        except sqlite3.Error as error:
+            leader.first = None
+            leader.error = _db.translate(path, error, leader.wait)
+            leader.error.__cause__ = error
+            self._fail_followers(batch, leader.error)
+        except FireforgetError as error:
+            leader.first = None
+            leader.error = error
+            if not isinstance(error, TaskIDConflict | DuplicateTask):
+                self._fail_followers(batch, error)
+        except BaseException:  # KeyboardInterrupt in the middle: what was not committed is rolled back, the others write it anew
+            for submission in batch:
+                submission.first = None
+            raise
+
+    @staticmethod
+    def _fail_followers(batch: list["_Submission"], error: FireforgetError) -> None:
+        """A lock that the leader would not wait for any longer may still come in time for the others; all else fails for all."""
+        for submission in batch[1:]:
+            submission.first = None
+            if not isinstance(error, StoreBusy) and submission.error is None:
+                submission.error = error
+
+    def _maybe_checkpoint(self, connection: sqlite3.Connection) -> None:
+        """Keep the WAL from growing without bound where producers have no worker that would fold it back."""
+        self._commits += 1
+        if self._commits % _COMMITS_BETWEEN_WAL_CHECKS == 0 and _db.wal_size(self._database.path) > _db.WAL_LIMIT_BYTES:
+            _db.checkpoint(connection, self._database.path)
+
+
+class _Submission:
+    """The rows of one call, and what became of them: `first` or `error` is set by whoever wrote them."""
+
+    __slots__ = ("deadline", "error", "first", "rows", "turn", "wait")
+
+    def __init__(self, rows: list[Row], deadline: float, wait: float) -> None:
+        self.rows = rows
+        self.deadline = deadline
+        self.wait = wait
+        self.turn: threading.Lock | None = None
+        self.first: int | None = None
+        self.error: FireforgetError | None = None
+
+
+_groups: "weakref.WeakSet[GroupCommit]" = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """In a forked child nobody is writing, and the parent's waiting threads do not exist."""
+    for group in list(_groups):
+        group._reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _write_together(connection: sqlite3.Connection, batch: list[_Submission]) -> None:
+    """Write the batch in one transaction; what is wrong with one submission is its own error and harms no other."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for submission in batch:
+            connection.execute("SAVEPOINT submission")
+            try:
+                submission.first = _insert_all(connection, submission.rows)
+            except FireforgetError as error:
+                connection.execute("ROLLBACK TO submission")
+                submission.error = error
+            connection.execute("RELEASE submission")
+        connection.execute("COMMIT")
+    except BaseException:
+        _db.rollback(connection)
+        raise
+
+
+def _insert_all(connection: sqlite3.Connection, rows: list[Row]) -> int:
+    """Insert the rows inside the open transaction and return the number of the first; the others follow it without a gap."""
+    if len(rows) > 1 and all(row["unique_key"] is None for row in rows):
+        connection.execute("SAVEPOINT rows")
+        try:
+            connection.executemany(_sql.INSERT_JOB, rows)
+            connection.execute("RELEASE rows")
+            last: int = connection.execute(_sql.LAST_JOB_NUMBER).fetchone()[0]
+            return last - len(rows) + 1
+        except sqlite3.IntegrityError:  # one by one, to learn which it was
+            connection.execute("ROLLBACK TO rows")
+            connection.execute("RELEASE rows")
+    numbers = []
+    for index, row in enumerate(rows):
+        try:
+            numbers.append(insert_one(connection, row))
+        except FireforgetError as error:
+            error.index = index  # type: ignore[attr-defined]
+            raise
+    return numbers[0]
+
+
+def insert_one(connection: sqlite3.Connection, row: Row) -> int:
+    """Insert one job and return its number; raises `TaskIDConflict` or `DuplicateTask` when its id or key is taken."""
+    if row["unique_key"] is not None:
+        connection.execute(_sql.RELEASE_EXPIRED_KEY, {"unique_key": row["unique_key"], "now": row["enqueued_at"]})
+    try:
+        return connection.execute(_sql.INSERT_JOB, row).lastrowid  # type: ignore[return-value]
+    except sqlite3.IntegrityError as error:
+        if "fireforget_job.task_id" in str(error):
+            raise TaskIDConflict(row["task_id"]) from None
+        if "fireforget_job.unique_key" in str(error):
+            raise _duplicate(connection, row["unique_key"]) from None
+        raise
+
+
+def _duplicate(connection: sqlite3.Connection, unique_key: str) -> DuplicateTask:
+    holder = connection.execute(_sql.HOLDER_OF_KEY, {"unique_key": unique_key}).fetchone()
+    tag = connection.execute(_sql.TAG).fetchone()[0]
+    existing = None if holder is None else (holder[2] or public_id(tag, holder[0], holder[1]))
+    return DuplicateTask(unique_key.partition(":")[2], existing)
+
+
+# --- ids, keys and rows -------------------------------------------------------------------------------------------------
+
+
+def public_id(tag: str, n: int, nonce: int) -> str:
+    """Return the id that people see for a job without a task_id: the file's tag, the row's number, and its nonce."""
+    return f"{tag}-{n}-{nonce:08x}"
+
+
+def _parse_generated(job_id: str, tag: str) -> tuple[int, int] | None:
+    """Return (number, nonce) of an id that this file generates, None for any other text."""
+    parts = job_id.split("-")
+    if len(parts) != 3 or parts[0] != tag or len(parts[2]) != 8:
+        return None
+    try:
+        n, nonce = int(parts[1]), int(parts[2], 16)
+    except ValueError:
+        return None
+    return (n, nonce) if public_id(tag, n, nonce) == job_id and 0 < n < 2**63 else None
+
+
+def unique_key_of(key: str | None, queue: str, type: str, payload: str | None) -> str:
+    """Return what the unique index holds: the caller's key, or a digest of queue, type and payload."""
+    if key is not None:
+        return "key:" + key
+    digest = blake2b(digest_size=20)
+    for part in (queue, type, payload or ""):
+        digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    return "job:" + digest.hexdigest()
+
+
+def find_job(connection: sqlite3.Connection, job_id: str, tag: str) -> tuple[Any, ...] | None:
+    """Return the row (`_sql.JOB_COLUMNS`) of the job with this id, None when none is stored."""
+    generated = _parse_generated(job_id, tag)
+    if generated is not None:
+        cursor = connection.execute(_sql.JOB_BY_NUMBER, {"n": generated[0], "nonce": generated[1]})
+    else:
+        cursor = connection.execute(_sql.JOB_BY_TASK_ID, {"task_id": job_id})
+    row: tuple[Any, ...] | None = cursor.fetchone()
+    return row
+
+
+def info_of(row: tuple[Any, ...], tag: str) -> TaskInfo:
+    """Return the `TaskInfo` of a row of `_sql.JOB_COLUMNS`."""
+    (n, nonce, task_id, type, queue, state_number, payload, headers, priority, retry_count, max_retry, timeout, deadline,
+     last_error, enqueued_at, due, started_at, completed_at, result, progress, note, group, worker) = row  # fmt: skip
+    state = STATE_OF_NUMBER[state_number]
+    waits = state in (State.SCHEDULED, State.PENDING, State.RETRY)
+    return TaskInfo._make(
+        {
+            "id": task_id or public_id(tag, n, nonce),
+            "type": type,
+            "queue": queue,
+            "state": state,
+            "payload": _lenient(payload),
+            "headers": _lenient(headers) or {},
+            "priority": priority,
+            "retry_count": retry_count,
+            "max_retry": max_retry,
+            "timeout": timeout,
+            "deadline": to_datetime(deadline),
+            "last_error": last_error,
+            "enqueued_at": to_datetime(enqueued_at),
+            "next_process_at": to_datetime(due) if waits else None,
+            "started_at": to_datetime(started_at),
+            "completed_at": to_datetime(completed_at),
+            "result": _lenient(result),
+            "progress": None if progress is None else Progress(progress, note),
+            "group": group,
+            "worker": worker,
+        }
+    )
+
+
+def _lenient(text: Any) -> Any:
+    """Decode JSON; what a foreign program stored that is not JSON is shown as it is."""
+    try:
+        return json_payload.decode(text)
+    except (JSONDecodeError, TypeError, UnicodeDecodeError, RecursionError):
+        return text

@@ -1,0 +1,175 @@
+"""The handlers of one application, their options, and the middleware around them.
+
+A registry knows nothing of databases and processes: producers use its definitions to make tasks, workers to run them.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from functools import update_wrapper
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from fireforget import payload as json_payload
+from fireforget.clock import to_seconds
+from fireforget.errors import InvalidTask, RegistrationError
+from fireforget.job import current_job
+from fireforget.middleware import DEFAULT_CHAIN, Middleware
+from fireforget.retry import RetryDelay
+from fireforget.task import HANDLER_OPTIONS, Task, check_options, check_type
+
+__all__ = ["Definition", "PayloadMismatch", "Registry", "current_job"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class PayloadMismatch(InvalidTask):
+    """A stored payload does not fit the handler's signature; the job is archived, since no retry would change that."""
+
+
+class Definition(Generic[P, R]):
+    """A registered handler: call it to run the plain function, or make tasks for it with `task`."""
+
+    def __init__(self, pattern: str, function: Callable[P, R], options: dict[str, Any], retry_delay: RetryDelay | None) -> None:
+        update_wrapper(self, function)
+        self.pattern = pattern
+        self.function = function
+        self.options = options
+        self.retry_delay = retry_delay
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+        self._signature = inspect.signature(function)
+        parameters = self._signature.parameters.values()
+        self._names = frozenset(p.name for p in parameters if p.kind in _BY_NAME)
+        self._required = frozenset(p.name for p in parameters if p.default is p.empty and p.kind in _BY_NAME)
+        self._plain = all(p.kind in _BY_NAME for p in parameters)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the handler itself, here and now, as the plain function that it is."""
+        return self.function(*args, **kwargs)
+
+    def task(self, *args: P.args, **kwargs: P.kwargs) -> Task:
+        """Return a task for this handler with these arguments and the handler's own options.
+
+        Needs no worker and no database. Raises `TypeError` at once when the arguments do not fit the signature, `InvalidPayload`
+        when they are not JSON.
+        """
+        if self.pattern.endswith(":"):
+            raise InvalidTask(f"{self.pattern!r} is a prefix: name the full type, as in Task({self.pattern + 'name'!r}, payload)")
+        if args or not self._plain or not (kwargs.keys() <= self._names and self._required <= kwargs.keys()):
+            payload = self._bind(args, kwargs)
+        else:
+            payload = kwargs
+        return Task._from_checked(self.pattern, json_payload.encode(payload) if payload else None, self.options)
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.pattern}: {error}; its signature is {self._signature}") from None
+        payload: dict[str, Any] = {}
+        for name, value in bound.arguments.items():
+            kind = self._signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_KEYWORD:
+                payload.update(value)
+            elif kind in _BY_NAME:
+                payload[name] = value
+            else:
+                raise TypeError(f"{self.pattern}: {name} can only be given by position and a payload has names: make it a keyword")
+        return payload
+
+    def call(self, payload: Any) -> R:
+        """Run the handler with a stored payload: an object's members are keyword arguments, null is none, anything else is one.
+
+        Raises `PayloadMismatch` when they do not fit, and whatever the handler raises.
+        """
+        function: Callable[..., R] = self.function
+        if payload is None:
+            payload = {}
+        if isinstance(payload, dict):
+            if not (self._plain and payload.keys() <= self._names and self._required <= payload.keys()):
+                self._check_fit((), payload)
+            return function(**payload)
+        self._check_fit((payload,), {})
+        return function(payload)
+
+    def _check_fit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise PayloadMismatch(f"the payload does not fit {self.pattern}{self._signature}: {error}") from None
+
+    def __repr__(self) -> str:
+        return f"<handler {self.pattern!r}: {getattr(self.function, '__qualname__', self.function)}>"
+
+
+class Registry:
+    """The handlers of one application.
+
+    `retry_delay` is the default for its handlers: seconds, or a function of retry count (0 after the first failure) and error;
+    None is asynq's formula (`retry.default_delay`). `middleware` is the chain around every job, outermost first; None is
+    recovery, tracing, metrics, logging.
+
+    Register everything while modules are imported; a registry is not meant to change while a worker uses it.
+    """
+
+    def __init__(self, *, retry_delay: RetryDelay | None = None, middleware: Iterable[Middleware] | None = None) -> None:
+        self.retry_delay = check_retry_delay(retry_delay)
+        self.middleware: list[Middleware] = list(DEFAULT_CHAIN if middleware is None else middleware)
+        self._definitions: dict[str, Definition[Any, Any]] = {}
+        self._prefixes: list[str] = []
+
+    def task(
+        self, type: str, *, retry_delay: RetryDelay | None = None, **options: Any
+    ) -> Callable[[Callable[P, R]], Definition[P, R]]:
+        """Register the decorated function, plain or `async`, as the handler of a type.
+
+        `type` is matched exactly; one that ends in ":" is a prefix, and the longest that fits is used where no exact one does.
+        `options` are those of `Task` that do not name one job, and become the defaults of `definition.task(...)`.
+        `retry_delay` as for the registry.
+
+        Raises `RegistrationError` for a blank or taken type or what cannot be called, `UnknownOption` and `InvalidOption`.
+        """
+        if not isinstance(type, str) or not type.strip():
+            raise RegistrationError(f"the task type {type!r} cannot be registered: give text such as 'email:send'")
+        check_type(type)
+        checked = check_options(options, HANDLER_OPTIONS)
+        check_retry_delay(retry_delay)
+
+        def register(function: Callable[P, R]) -> Definition[P, R]:
+            if isinstance(function, Definition) or not callable(function):
+                raise RegistrationError(f"{function!r} cannot handle {type!r}: decorate a function")
+            if type in self._definitions:
+                raise RegistrationError(f"{type!r} has a handler already, {self._definitions[type]!r}: one handler a type")
+            definition = Definition(type, function, checked, retry_delay)
+            self._definitions[type] = definition
+            if type.endswith(":"):
+                self._prefixes = sorted([*self._prefixes, type], key=len, reverse=True)
+            return definition
+
+        return register
+
+    def use(self, *middleware: Middleware) -> None:
+        """Add middleware inside those that are there: the first of all is the outermost."""
+        self.middleware.extend(middleware)
+
+    def match(self, type: str) -> Definition[Any, Any] | None:
+        """Return the handler of a type: the exact one, else that of the longest prefix, else None."""
+        exact = self._definitions.get(type)
+        if exact is not None:
+            return exact
+        return next((self._definitions[prefix] for prefix in self._prefixes if type.startswith(prefix)), None)
+
+    @property
+    def definitions(self) -> dict[str, Definition[Any, Any]]:
+        """The handlers by pattern, in the order of their registration."""
+        return dict(self._definitions)
+
+    def __repr__(self) -> str:
+        return f"<Registry of {', '.join(self._definitions) or 'no handlers'}>"
+
+
+def check_retry_delay(policy: RetryDelay | None) -> RetryDelay | None:
+    """Return the policy if it can be one; raises `InvalidOption` for what is neither a duration nor a function."""
+    return policy if policy is None or callable(policy) else to_seconds("retry_delay", policy)

@@ -16,7 +16,7 @@ _HOME = {
     "State": "task",
     "Task": "task",
     "TaskInfo": "task",
-    "Worker": "_pool.supervisor",
+    "Worker": "_pool.control",
     "current_job": "registry",
     "fire_and_forget": "patterns",
     "flush": "patterns",
@@ -51,7 +51,7 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from fireforget._pool.supervisor import Worker
+    from fireforget._pool.control import Worker
     from fireforget.enqueuer import Enqueuer
     from fireforget.errors import (
         DuplicateTask,

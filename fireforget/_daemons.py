@@ -1,14 +1,15 @@
 """An executor whose threads never hold up the interpreter's exit.
 
-`concurrent.futures.ThreadPoolExecutor` joins its threads when the interpreter leaves, so a single call that does not answer
-hangs the exit for ever. The threads here are daemons: who needs their work done waits for it and decides how long.
+`concurrent.futures.ThreadPoolExecutor` joins its threads when the interpreter leaves, so a single call that does not
+answer hangs the exit for ever. The threads here are daemons: who needs their work done waits for it and decides how
+long.
 
     submit --> _work (a deque) --> a parked thread, whose bell is rung
                                \\-> or a new thread, up to max_threads
                                \\-> or, at max_threads, the next thread that is free
 
-One lock, `_lock`, guards everything and is never held while work runs. A parked thread waits on a bell of its own, a bare
-lock used as a semaphore: a ring before the wait is not lost. It ends after `idle_seconds` without work.
+One lock, `_lock`, guards everything and is never held while work runs. A parked thread waits on a bell of its own, a
+bare lock used as a semaphore: a ring before the wait is not lost. It ends after `idle_seconds` without work.
 """
 
 import threading
@@ -38,8 +39,8 @@ def wait_for(bell: threading.Lock, seconds: float) -> bool:
 class DaemonExecutor(Executor):
     """Run calls on daemon threads; thread-safe, and re-entrant (a finalizer may submit in the middle of a submit).
 
-    `name` begins the names of the threads, `max_threads` bounds them, and a thread ends after `idle_seconds` without work.
-    After a fork the child needs an executor of its own: the threads have stayed in the parent.
+    `name` begins the names of the threads, `max_threads` bounds them, and a thread ends after `idle_seconds` without
+    work. After a fork the child needs an executor of its own: the threads have stayed in the parent.
     """
 
     def __init__(self, name: str, max_threads: int, *, idle_seconds: float = 10.0) -> None:
@@ -78,7 +79,7 @@ class DaemonExecutor(Executor):
         self._started += 1
         try:
             threading.Thread(target=self._run, name=f"{self._name}-{self._started}", daemon=True).start()
-        except BaseException:  # no more threads or memory, or the interpreter is leaving
+        except (RuntimeError, MemoryError):  # no more threads, or the interpreter is leaving
             with self._lock:
                 self._threads -= 1
                 if self._threads:
@@ -116,7 +117,7 @@ class DaemonExecutor(Executor):
         return False
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more work and let the threads end after what was submitted; never waits for them, whatever `wait` says."""
+        """Take no more work and let the threads end after what was submitted. Never waits, whatever `wait` says."""
         with self._lock:
             self._closed = True
             cancelled = list(self._work) if cancel_futures else []

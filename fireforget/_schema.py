@@ -123,6 +123,7 @@ _INDEXES = """
 CREATE INDEX fireforget_claim ON fireforget_job (queue, type, priority DESC, due) WHERE state = 2;
 CREATE INDEX fireforget_due ON fireforget_job (due, queue, state) WHERE state IN (1, 4);
 CREATE INDEX fireforget_active ON fireforget_job (worker, queue) WHERE state = 3;
+CREATE INDEX fireforget_cancel ON fireforget_job (worker) WHERE state = 3 AND cancel_requested_at IS NOT NULL;
 CREATE INDEX fireforget_ended ON fireforget_job (state, queue, completed_at) WHERE state IN (5, 6, 9);
 CREATE INDEX fireforget_waiting ON fireforget_job (state, queue, group_name) WHERE state IN (7, 8);
 CREATE INDEX fireforget_expiry ON fireforget_job (expires_at) WHERE expires_at IS NOT NULL;

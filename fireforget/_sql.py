@@ -134,7 +134,8 @@ WHERE n IN (
 NEXT_DUE = f"SELECT min(due) FROM fireforget_job INDEXED BY fireforget_due WHERE state IN ({SCHEDULED}, {RETRY})"
 
 # The pairs of queue and type that have pending jobs, by skipping through the claim index from the first job of one pair to the
-# first of the next: as many steps as there are pairs, however many jobs they have.
+# first of the next: as many steps as there are pairs, however many jobs they have. (A row value, (queue, type) > (...), would
+# read better, but SQLite seeks by its first column alone and walks through the rest.)
 PENDING_LANES = f"""
 WITH RECURSIVE lane(n) AS (
     SELECT (
@@ -145,12 +146,21 @@ WITH RECURSIVE lane(n) AS (
         LIMIT 1
     )
     UNION ALL
-    SELECT (
-        SELECT following.n
-        FROM fireforget_job AS following INDEXED BY fireforget_claim
-        WHERE following.state = {PENDING} AND (following.queue, following.type) > (job.queue, job.type)
-        ORDER BY following.queue, following.type
-        LIMIT 1
+    SELECT coalesce(
+        (
+            SELECT following.n
+            FROM fireforget_job AS following INDEXED BY fireforget_claim
+            WHERE following.state = {PENDING} AND following.queue = job.queue AND following.type > job.type
+            ORDER BY following.type
+            LIMIT 1
+        ),
+        (
+            SELECT following.n
+            FROM fireforget_job AS following INDEXED BY fireforget_claim
+            WHERE following.state = {PENDING} AND following.queue > job.queue
+            ORDER BY following.queue, following.type
+            LIMIT 1
+        )
     )
     FROM lane
     JOIN fireforget_job AS job ON job.n = lane.n
@@ -200,7 +210,7 @@ REMOVE = f"DELETE FROM fireforget_job {_FENCE}"
 
 COMPLETE = f"""
 UPDATE fireforget_job
-SET state = {COMPLETED}, worker = NULL, started_at = ?, completed_at = ?, expires_at = ?, result = ?,
+SET state = {COMPLETED}, worker = NULL, started_at = ?, completed_at = ?, expires_at = ?, result = coalesce(?, result), last_error = ?,
     unique_key = NULL, unique_until = NULL, cancel_requested_at = NULL
 {_FENCE}
 """
@@ -214,7 +224,7 @@ SET state = {RETRY}, worker = NULL, due = ?, retry_count = retry_count + ?, last
 
 ARCHIVE = f"""
 UPDATE fireforget_job
-SET state = {ARCHIVED}, worker = NULL, completed_at = ?, retry_count = retry_count + ?, last_error = ?,
+SET state = {ARCHIVED}, worker = NULL, completed_at = ?, last_error = ?,
     unique_key = NULL, unique_until = NULL, cancel_requested_at = NULL
 {_FENCE}
 """
@@ -278,7 +288,7 @@ ACTIVE_LANES = f"SELECT DISTINCT queue, type FROM fireforget_job INDEXED BY fire
 
 CANCEL_REQUESTED = f"""
 SELECT n, claim
-FROM fireforget_job INDEXED BY fireforget_active
+FROM fireforget_job INDEXED BY fireforget_cancel
 WHERE state = {ACTIVE} AND worker = :worker AND cancel_requested_at IS NOT NULL
 """
 

@@ -7,16 +7,17 @@ A submission is a task on its way to an enqueuer. It is settled exactly once: en
                    | full             |  past its deadline: the keeper gives it up               --> failed
                    +-> dropped        +-----------------+
 
-* A lane belongs to one enqueuer (by identity: an enqueuer need not be hashable) and exists only while there is work for it,
-  so no enqueuer is kept alive afterwards.
+* A lane belongs to one enqueuer (by identity: an enqueuer need not be hashable) and exists only while there is work
+  for it, so no enqueuer is kept alive afterwards.
 * Senders run on a `DaemonExecutor`: one a lane when the enqueuer takes batches, up to 8 otherwise, where one more joins
   while calls are slow and submissions wait. A sender may hang in its enqueuer for ever; nothing else waits for it.
-* The keeper is one more daemon thread. It sleeps until the earliest deadline, fails what is past it, and abandons a sender
-  whose whole batch is past it, so that another takes over. It ends when nothing is unsettled.
+* The keeper is one more daemon thread. It sleeps until the earliest deadline, fails what is past it, and abandons a
+  sender whose whole batch is past it, so that another takes over. It ends when nothing is unsettled.
 
-Locks: `Buffer.lock` guards every mutable field of Buffer, Lane, Sender and Ledger. It is re-entrant because a signal handler or
-a finalizer may submit while the same thread is inside, and for their sake no counter is read and written across a call.
-Foreign code (enqueuers, loggers) is never called with it held. It is taken before the executors' locks, never after.
+Locks: `Buffer.lock` guards every mutable field of Buffer, Lane, Sender and Ledger. It is re-entrant because a signal
+handler or a finalizer may submit while the same thread is inside, and for their sake no counter is read and written
+across a call. Foreign code (enqueuers, loggers) is never called with it held. It is taken before the executors'
+locks, never after.
 
 Settling takes two steps, so that `flush` returns after the log records: `_claim` under the lock decides who settles a
 submission (its sender or the keeper), then it is logged, then `_settle` counts it.
@@ -24,16 +25,20 @@ submission (its sender or the keeper), then it is logged, then `_settle` counts 
 Fork: a child throws nothing away and takes nothing over, it starts with a Buffer of its own (see `inherit`).
 """
 
+import atexit
 import logging
+import os
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from itertools import chain, islice
 from math import inf
 from time import monotonic
 from types import CoroutineType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from fireforget._daemons import DaemonExecutor, new_bell, wait_for
 from fireforget.enqueuer import Enqueuer
@@ -46,19 +51,22 @@ MAX_SUBMISSIONS = 262_144
 MAX_BYTES = 64 * 1024 * 1024
 
 _BATCH = 2_000
-"""Submissions in one `enqueue_many`: enough to share a commit, few enough to keep the lock for a fraction of a millisecond."""
+"""Submissions in one `enqueue_many`: enough to share a commit, few enough to hold the lock well below a millisecond."""
 _PLAIN_SENDERS = 8
-"""Calls at once to an enqueuer without `enqueue_many`: 100 submissions to one that sleeps 50 ms take 0.6 s instead of 5 s."""
-_ABANDONED_SENDERS = 3
+"""Calls at once to an enqueuer without `enqueue_many`: 100 to one that sleeps 50 ms take 0.7 s instead of 5 s."""
+_ABANDONED_SENDERS = 4
 """Threads that may hang in one enqueuer; beyond them its submissions wait and fail at their deadlines."""
 _ALL_SENDERS = 256
 """Threads for all enqueuers together, so that a program that makes an enqueuer a request cannot run out of them."""
 _SLOW_SECONDS = 0.002
-"""A call that takes longer lets another sender join. Shorter ones gain nothing by it: they hold the GIL, not a device."""
+"""A call that takes longer lets another sender join. Shorter ones gain nothing by it: what they need is the GIL."""
 _KEEPER_REST_SECONDS = 0.01
 """Deadlines closer together than this are looked after together."""
 _DROP_RECORD_SECONDS = 1.0
 _REFUSALS_AS_A_WHOLE = 8
+"""So many times a batch is tried again as a whole without the one task that it was refused for."""
+_NEARLY_LATE_SECONDS = 0.05
+_TYPES_LISTED = 10
 _LOGGING_GRACE_SECONDS = 1.0
 """How long a flush without a timeout waits for log handlers after the last deadline."""
 
@@ -86,25 +94,39 @@ class Submission(NamedTuple):
     size: int
 
 
+_Waiting = tuple[Task, Mapping[str, Any], float, float, logging.Logger | None, Ledger, int]
+"""The fields of a Submission as a bare tuple, which costs the caller a third. It becomes one when it is taken."""
+_OPTIONS: Final = 1
+_DEADLINE: Final = 2
+_named: Callable[[_Waiting], Submission] = partial(tuple.__new__, Submission)
+
+
 class Sender:
     """One run of a thread for a lane: the batch it has in hand, and which of it is no longer its business.
 
-    `closed` holds the `id` of submissions that were claimed, by the sender itself or by the keeper.
+    `closed` holds the `id` of submissions that were claimed, by the sender itself or by the keeper; a batch that the
+    sender claims as a whole leaves `held` empty instead.
     """
 
-    __slots__ = ("abandoned", "closed", "held", "lane", "since")
+    __slots__ = ("abandoned", "closed", "fresh", "held", "lane", "since")
 
     def __init__(self, lane: "Lane", now: float) -> None:
         self.lane = lane
         self.held: list[Submission] = []
         self.closed: set[int] = set()
         self.since = now
+        self.fresh = True
         self.abandoned = False
 
     def unclaimed(self) -> list[Submission]:
         """Return what it holds that nobody has claimed."""
         closed = self.closed
         return [each for each in self.held if id(each) not in closed] if closed else self.held
+
+    def leave_lane(self) -> None:
+        """Be one of the lane's senders no more."""
+        if self in self.lane.senders:
+            self.lane.senders.remove(self)
 
     def give_up(self, now: float) -> list[Submission]:
         """Claim what is past its deadline; with nothing left to wait for, the sender is abandoned."""
@@ -113,7 +135,7 @@ class Sender:
         self.closed.update(map(id, late))
         if late and len(late) == len(unclaimed):
             self.abandoned = True
-            self.lane.senders.remove(self)
+            self.leave_lane()
             self.lane.abandoned += 1
         return late
 
@@ -128,7 +150,7 @@ class Lane:
 
     def __init__(self, enqueuer: Enqueuer) -> None:
         self.enqueuer = enqueuer
-        self.waiting: deque[Submission] = deque()
+        self.waiting: deque[_Waiting] = deque()
         self.latest = 0.0
         self.mixed = False
         self.senders: list[Sender] = []
@@ -148,54 +170,62 @@ class Lane:
 
     def has_room(self) -> bool:
         """Return whether another sender may join."""
-        return len(self.senders) < self.limit and self.abandoned <= _ABANDONED_SENDERS
+        return len(self.senders) < self.limit and self.abandoned < _ABANDONED_SENDERS
 
     def wants_sender(self, now: float) -> bool:
         """Return whether another sender should join for what waits."""
         if not self.waiting or not self.has_room():
             return False
-        return not self.senders or self.slow or now - self.senders[-1].since > _SLOW_SECONDS
+        return not self.senders or self.slow or now - max(each.since for each in self.senders) > _SLOW_SECONDS
 
     def take(self) -> list[Submission]:
         """Take the next batch out of what waits: neighbours with equal options, at most `_BATCH`."""
         waiting = self.waiting
         if not waiting:
             return []
-        first = waiting.popleft()
-        batch = [first]
-        options = first.options
-        if self.many is None or "task_id" in options:
-            return batch
-        append, pop = batch.append, waiting.popleft
-        for _ in range(min(_BATCH - 1, len(waiting))):
-            if waiting[0].options is not options and waiting[0].options != options:
-                break
-            append(pop())
-        return batch
+        batch = [waiting.popleft()]
+        options = batch[0][_OPTIONS]
+        if self.many is not None and "task_id" not in options:
+            for _ in range(min(_BATCH - 1, len(waiting))):
+                following = waiting[0][_OPTIONS]
+                if following is not options and following != options:
+                    break
+                batch.append(waiting.popleft())
+        return list(map(_named, batch))
 
     def expire(self, now: float) -> list[Submission]:
         """Take out what waits and is past its deadline, at most a batch at a time where the order allows it."""
         waiting = self.waiting
         if self.mixed:
-            late = [each for each in waiting if each.deadline <= now]
+            late = [each for each in waiting if each[_DEADLINE] <= now]
             if late:
-                self.waiting = deque(each for each in waiting if each.deadline > now)
-            return late
+                self.waiting = deque(each for each in waiting if each[_DEADLINE] > now)
+            return list(map(_named, late))
         late = []
-        while waiting and waiting[0].deadline <= now and len(late) < _BATCH:
+        while waiting and waiting[0][_DEADLINE] <= now and len(late) < _BATCH:
             late.append(waiting.popleft())
-        return late
+        return list(map(_named, late))
+
+    def clear(self) -> list[Submission]:
+        """Take out all that waits."""
+        everything = list(map(_named, self.waiting))
+        self.waiting.clear()
+        return everything
+
+    def next_look(self) -> float:
+        """Return when the keeper has something to do here: at the earliest deadline, or to see whether a call hangs."""
+        if self.waiting and self.has_room():
+            return min(self.next_deadline(), monotonic() + _KEEPER_REST_SECONDS)
+        return self.next_deadline()
 
     def next_deadline(self) -> float:
         """Return the earliest deadline of all that is unclaimed here."""
         held = (each.deadline for sender in self.senders for each in sender.unclaimed())
-        waiting = self.waiting if self.mixed else list(self.waiting)[:1] if len(self.waiting) == 1 else ()
-        if not self.mixed and len(self.waiting) > 1:
-            waiting = (self.waiting[0],)
-        return min(chain(held, (each.deadline for each in waiting)), default=inf)
+        waiting = self.waiting if self.mixed else islice(self.waiting, 1)
+        return min(chain(held, (each[_DEADLINE] for each in waiting)), default=inf)
 
 
-# --- the buffer -------------------------------------------------------------------------------------------------------
+# --- the buffer -----------------------------------------------------------------------------------------------------
 
 
 class Buffer:
@@ -211,13 +241,14 @@ class Buffer:
         self.failed = 0
         self.dropped = 0
         self.lanes: dict[int, Lane] = {}
+        self._recent: Lane | None = None
         self.ledger = Ledger()
         self.ledgers = [self.ledger]
         self._executor = DaemonExecutor("fireforget-sender", _ALL_SENDERS)
         self._keepers = DaemonExecutor("fireforget-keeper", 1)
         self._keeper_bell = new_bell()
         self._keeper_runs = False
-        self._keeper_rings = False
+        self._keeper_parked = False
         self._wake_at = inf
         self._unsaid_drops = 0
         self._drops_said_at = -inf
@@ -226,32 +257,36 @@ class Buffer:
         self._left = False
         self._lost: list[Submission] = []
         self._hooked = False
+        self._disowned = False
         self._parent: Buffer | None = None
+
+    def limit(self, max_submissions: int | None, max_bytes: int | None) -> None:
+        """Set the bounds; None leaves one as it is."""
+        with self.lock:
+            self.max_submissions = max_submissions or self.max_submissions
+            self.max_bytes = max_bytes or self.max_bytes
 
     # --- taking ---
 
     def submit(
-        self,
-        enqueuer: Enqueuer,
-        task: Task,
-        options: Mapping[str, Any],
-        logger: logging.Logger | None,
-        seconds: float,
-        # As defaults, because looking them up as globals is a tenth of the whole call.
-        _monotonic: Callable[[], float] = monotonic,
-        _new: Callable[..., Submission] = tuple.__new__,
-        _id: Callable[[object], int] = id,
+        self, enqueuer: Enqueuer, task: Task, options: Mapping[str, Any], logger: logging.Logger | None, seconds: float
     ) -> None:
-        """Take one submission and see that somebody sends it. Never waits for the enqueuer."""
+        """Take one submission and see that somebody sends it. Never waits for the enqueuer.
+
+        All that a caller waits for is here, in less than a microsecond. That is why the lock is taken by hand (`with`
+        costs as much as the rest of the locked part) and why a Submission is made later.
+        """
         text = task.payload_json
         size = 0 if text is None else len(text) if text.isascii() else size_of(text)
-        with self.lock:
+        lane, calm = None, False
+        try:
+            self.lock.acquire()
             ledger = self.ledger
-            if self.open >= self.max_submissions or self.bytes + size > self.max_bytes:
-                lane = None
-            else:
-                deadline = _monotonic() + seconds  # inside the lock, so that deadlines grow along a lane
-                lane = self.lanes.get(_id(enqueuer)) or self._open_lane(enqueuer)
+            if self.open < self.max_submissions and self.bytes + size <= self.max_bytes:
+                deadline = monotonic() + seconds  # inside the lock, so that deadlines grow along a lane
+                lane = self._recent
+                if lane is None or lane.enqueuer is not enqueuer:
+                    lane = self._lane_of(enqueuer)
                 if deadline >= lane.latest:
                     lane.latest = deadline
                 else:
@@ -259,21 +294,30 @@ class Buffer:
                 ledger.open += 1
                 self.open += 1
                 self.bytes += size
-                lane.waiting.append(_new(Submission, (task, options, deadline, seconds, logger, ledger, size)))
-                if len(lane.senders) >= lane.limit and deadline >= self._wake_at:
-                    return
+                lane.waiting.append((task, options, deadline, seconds, logger, ledger, size))
+                calm = len(lane.senders) >= lane.limit and deadline >= self._wake_at
+        except BaseException:  # from a signal handler, also between the acquire and what follows it
+            with suppress(RuntimeError):  # interrupted while it waited for the lock
+                self.lock.release()
+            raise
+        self.lock.release()
+        if calm:
+            return
         if lane is None:
             self._refuse(Submission(task, options, 0.0, seconds, logger, ledger, size))
         else:
             self._see_to(lane)
             self._wake_keeper(deadline)
 
-    def _open_lane(self, enqueuer: Enqueuer) -> Lane:
-        lane = self.lanes[id(enqueuer)] = Lane(enqueuer)
+    def _lane_of(self, enqueuer: Enqueuer) -> Lane:
+        lane = self.lanes.get(id(enqueuer))
+        if lane is None:
+            lane = self.lanes[id(enqueuer)] = Lane(enqueuer)
+        self._recent = lane
         return lane
 
     def _refuse(self, submission: Submission) -> None:
-        """Drop a submission that does not fit, or fail one that comes after the exit's flush, when nobody would send it."""
+        """Drop a submission that does not fit, or fail one after the exit's flush, which nobody would send."""
         with self.lock:
             submission.ledger.lost += 1
             if not self._left:
@@ -292,22 +336,30 @@ class Buffer:
         """Start a sender for the lane if it wants one."""
         with self.lock:
             now = monotonic()
-            if not lane.wants_sender(now):
-                return
-            sender = Sender(lane, now)
-            lane.senders.append(sender)
+            sender = Sender(lane, now) if lane.wants_sender(now) else None
+            if sender is not None:
+                lane.senders.append(sender)
+            undecided = sender is None and bool(lane.waiting) and lane.has_room()
+        if undecided:  # the calls under way may be quick ones or hang: look again soon
+            self._wake_keeper(now + _KEEPER_REST_SECONDS)
+        if sender is not None:
+            self._start_sender(sender)
+
+    def _start_sender(self, sender: Sender) -> None:
         try:
             self._executor.submit(self._serve, sender)
-        except BaseException as error:  # no thread can be started: say so rather than leave them waiting
+        except (RuntimeError, MemoryError) as error:  # no thread can be started: say so rather than leave them waiting
             self._disband(sender, describe(error))
+        except BaseException:  # from a signal handler; a sender that runs all the same finds itself dismissed
+            with self.lock:
+                sender.leave_lane()
+            raise
 
     def _disband(self, sender: Sender, error: str) -> None:
         lane = sender.lane
         with self.lock:
-            lane.senders.remove(sender)
-            stranded: list[Submission] = [] if lane.senders else list(lane.waiting)
-            if stranded:
-                lane.waiting.clear()
+            sender.leave_lane()
+            stranded = [] if lane.senders else lane.clear()
             self._forget_if_done(lane)
         self._fail(stranded, error)
 
@@ -315,6 +367,8 @@ class Buffer:
         # An abandoned thread keeps its enqueuer alive anyway, and the lane has to remember how many there are.
         if not (lane.waiting or lane.senders or lane.abandoned):
             self.lanes.pop(id(lane.enqueuer), None)
+            if self._recent is lane:
+                self._recent = None
 
     # --- sending: on the senders' threads ---
 
@@ -329,14 +383,14 @@ class Buffer:
 
     def _take(self, sender: Sender) -> list[Submission]:
         """Take the next batch; nothing means that the sender is dismissed."""
-        if self is not _mine():
+        if self._disowned:
             return []  # the enqueuer forked and returned in the child, where this work is not ours to do
         lane = sender.lane
         with self.lock:
             now = monotonic()
-            if sender.held:
+            if not sender.fresh:
                 lane.slow = now - sender.since > _SLOW_SECONDS
-            sender.since = now
+            sender.fresh, sender.since = False, now
             sender.held, sender.closed = [], set()
             if self._is_dismissed(sender):
                 return []
@@ -347,19 +401,16 @@ class Buffer:
         return batch
 
     def _is_dismissed(self, sender: Sender) -> bool:
-        """Return whether a sender is done; one that was abandoned and came back joins again where there is work and room."""
+        """Return whether a sender is done; one that was abandoned and came back joins again where there is room."""
         lane = sender.lane
         if sender.abandoned:
+            sender.abandoned = False
             lane.abandoned -= 1
-            if lane.waiting and lane.has_room():
-                sender.abandoned = False
+            if lane.has_room():
                 lane.senders.append(sender)
-        elif not lane.waiting:
-            lane.senders.remove(sender)
-        else:
+        if lane.waiting and sender in lane.senders:
             return False
-        if sender in lane.senders:
-            return False
+        sender.leave_lane()
         self._forget_if_done(lane)
         return True
 
@@ -381,10 +432,12 @@ class Buffer:
 
     def _in_time(self, sender: Sender, part: list[Submission]) -> tuple[list[Submission], float]:
         """Return what is still worth sending, and how many seconds the first of it has left; fail what is late."""
-        if sender.closed:  # the keeper has been here; without the lock, because a stale answer only costs a useless call
+        if sender.closed:  # looked at without the lock: a stale answer only costs a useless call
             part = [each for each in part if id(each) not in sender.closed]
+        if not part:
+            return part, 0.0
         now = monotonic()
-        earliest = min((each.deadline for each in part), default=now) if sender.lane.mixed else part[0].deadline
+        earliest = min([each.deadline for each in part]) if sender.lane.mixed else part[0].deadline
         if earliest > now:
             return part, earliest - now
         late = [each for each in part if each.deadline <= now]
@@ -396,7 +449,7 @@ class Buffer:
         """Return those of the part that the keeper has not given up; from now on it leaves them alone."""
         with self.lock:
             if part is sender.held and not sender.closed:
-                sender.closed = _EVERYTHING
+                sender.held = []
                 return part
             mine = [each for each in part if id(each) not in sender.closed]
             sender.closed.update(map(id, mine))
@@ -423,6 +476,7 @@ class Buffer:
         if not submissions:
             return
         size = sum([each.size for each in submissions])
+        ledgers = Counter([each.ledger for each in submissions])
         with self.lock:
             self.open -= len(submissions)
             self.bytes -= size
@@ -430,7 +484,7 @@ class Buffer:
                 self.enqueued += len(submissions)
             else:
                 self.failed += len(submissions)
-            for ledger, count in _by_ledger(submissions):
+            for ledger, count in ledgers.items():
                 ledger.open -= count
                 ledger.lost += 0 if arrived else count
                 if not ledger.open and ledger.bells:
@@ -447,8 +501,8 @@ class Buffer:
                 return
             self._wake_at = at
             starting, self._keeper_runs = not self._keeper_runs, True
-            ringing, self._keeper_rings = not (starting or self._keeper_rings), self._keeper_rings or not starting
-        if ringing:
+            ringing, self._keeper_parked = self._keeper_parked, False
+        if ringing:  # one that is not parked is about to work out its next sleep anyway
             self._keeper_bell.release()
         if starting:
             self._start_keeper()
@@ -459,9 +513,11 @@ class Buffer:
             leave_with_multiprocessing()
         try:
             self._keepers.submit(self._keep)
-        except BaseException:  # no thread can be started: the next submission tries again
+        except BaseException as error:
             with self.lock:
                 self._keeper_runs, self._wake_at = False, inf
+            if not isinstance(error, RuntimeError | MemoryError):
+                raise  # from a signal handler; those two mean that no thread can be had now, and the next one tries again
 
     def _keep(self) -> None:
         """Look around, sleep until the next deadline, and end when there is none."""
@@ -474,7 +530,7 @@ class Buffer:
             seconds = self._next_sleep()
             if seconds is None:
                 return
-            wait_for(self._keeper_bell, seconds)
+            self._sleep(seconds)
 
     def _look(self) -> tuple[list[Submission], list[Lane]]:
         """Claim all that is past its deadline; return it, and the lanes that want a sender."""
@@ -498,18 +554,23 @@ class Buffer:
     def _next_sleep(self) -> float | None:
         """Return for how many seconds there is nothing to look after; None when there will be nothing."""
         with self.lock:
-            if self._keeper_rings:
-                self._keeper_rings = False
-                self._keeper_bell.acquire()  # rung already, or in this very moment
-            now = monotonic()
-            wake_at = min((lane.next_deadline() for lane in self.lanes.values()), default=inf)
+            wake_at = min((lane.next_look() for lane in self.lanes.values()), default=inf)
             if self._unsaid_drops:
                 wake_at = min(wake_at, self._drops_said_at + _DROP_RECORD_SECONDS)
             self._wake_at = wake_at
             if wake_at == inf:
                 self._keeper_runs = False
                 return None
-            return max(wake_at - now, _KEEPER_REST_SECONDS)
+            self._keeper_parked = True
+            return max(wake_at - monotonic(), _KEEPER_REST_SECONDS)
+
+    def _sleep(self, seconds: float) -> None:
+        if wait_for(self._keeper_bell, seconds):
+            return
+        with self.lock:
+            rung, self._keeper_parked = not self._keeper_parked, False
+        if rung:
+            self._keeper_bell.acquire()  # rung in the last moment: a ring left over would cut the next sleep short
 
     def _say_drops(self, *, at_once: bool = False) -> None:
         """Log how many were dropped since the last such record, at most once a second."""
@@ -550,15 +611,29 @@ class Buffer:
         return max((lane.latest for lane in self.lanes.values()), default=0.0)
 
     def _wait(self, ledgers: Iterable[Ledger], deadline: float) -> None:
-        for lane in list(self.lanes.values()):
+        with self.lock:
+            lanes = list(self.lanes.values())
+        for lane in lanes:
             self._see_to(lane)  # an exception from a signal handler may have kept a submit from doing so
         for ledger in ledgers:
-            bell = new_bell()
+            self._wait_for_ledger(ledger, deadline)
+
+    def _wait_for_ledger(self, ledger: Ledger, deadline: float) -> None:
+        bell = new_bell()
+        with self.lock:
+            if not ledger.open:
+                return
+            ledger.bells.append(bell)
+        if not wait_for(bell, deadline - monotonic()):
             with self.lock:
-                if not ledger.open:
-                    continue
-                ledger.bells.append(bell)
-            wait_for(bell, deadline - monotonic())
+                if bell in ledger.bells:
+                    ledger.bells.remove(bell)
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """Return how many were submitted, enqueued, failed and dropped."""
+        with self.lock:
+            settled = self.enqueued + self.failed + self.dropped
+            return settled + self.open, self.enqueued, self.failed, self.dropped
 
     # --- leaving ---
 
@@ -566,9 +641,10 @@ class Buffer:
         """Flush for as long as the submissions' own timeouts allow, then log what is lost and take nothing more."""
         with self.lock:
             self._leaving = True
+            ledgers = self._close_ledger()
             deadline = self._latest_deadline()
         try:
-            self._wait(self._close_ledger(), deadline)
+            self._wait(ledgers, deadline)
         finally:
             lost = self._close()
             self._say_drops(at_once=True)
@@ -583,9 +659,8 @@ class Buffer:
             for lane in self.lanes.values():
                 for sender in lane.senders:
                     remaining += sender.unclaimed()
-                    sender.closed = _EVERYTHING
-                remaining += lane.waiting
-                lane.waiting.clear()
+                    sender.closed.update(map(id, sender.held))
+                remaining += lane.clear()
             self._settle(remaining, arrived=False)
             lost, self._lost = self._lost + remaining, []
         return lost
@@ -593,19 +668,173 @@ class Buffer:
     def inherit(self) -> "Buffer":
         """Return a forked child's own buffer: empty, with the same limits.
 
-        The child keeps the parent's buffer untouched: its locks may be held by threads that the child has not, and freeing
-        it would copy its pages and run the finalizers of enqueuers that are the parent's.
+        The child keeps the parent's buffer untouched: its locks may be held by threads that the child has not, and
+        freeing it would copy its pages and run the finalizers of enqueuers that are the parent's.
         """
-        child = Buffer(self.max_submissions, self.max_bytes)
+        child = Buffer(self.max_submissions or MAX_SUBMISSIONS, self.max_bytes)
         child._parent = self
+        self._disowned = True
         return child
 
 
-class _Everything(set[int]):
-    """The ids of all submissions: a sender whose whole batch is claimed at once is spared a set of 2,000."""
-
-    def __contains__(self, _: object) -> bool:
-        return True
+# --- one call, and what follows from its outcome --------------------------------------------------------------------
 
 
-_EVERYTHING = _Everything()
+def attempt(lane: Lane, part: list[Submission], seconds: float) -> tuple[Any, BaseException | None]:
+    """Call the enqueuer with a part; return its answers, one a submission where it is honest, and its error.
+
+    Whatever it raises is its answer: a SystemExit from an enqueuer must not end the thread, nor the process.
+    """
+    options = part[0].options
+    try:
+        if len(part) == 1 or lane.many is None:
+            answer = lane.enqueuer.enqueue(part[0].task, timeout=seconds, **options)
+            return [answer], _unawaited(answer)
+        answers = lane.many([each.task for each in part], timeout=seconds, **options)
+        return answers, _unawaited(answers)
+    except BaseException as error:
+        return [], error
+
+
+def _unawaited(answer: object) -> BaseException | None:
+    if not isinstance(answer, CoroutineType):
+        return None
+    answer.close()
+    return TypeError("the enqueuer's method is async and was not run: give an enqueuer with plain methods")
+
+
+def after_refusal(
+    part: list[Submission], error: BaseException, refusals: int, now: float
+) -> tuple[list[Submission], list[list[Submission]]]:
+    """Decide what follows when a part was refused: which submissions have failed, and in which parts the others try
+    again.
+
+    `refusals` counts those of the same batch, this one included.
+    """
+    if len(part) == 1:
+        return part, []
+    if isinstance(error, TimeoutError):
+        return _after_timeout(part, now)
+    index = _named_by(error, len(part))
+    if index is None:
+        return [], [[each] for each in part]
+    before, after = part[:index], part[index + 1 :]
+    if refusals <= _REFUSALS_AS_A_WHOLE:
+        return [part[index]], [before + after]
+    # Nine of ten may be duplicates. What stands before the refused one is known to be good, so it goes by itself:
+    # from here on each submission is sent twice at most, where trying the whole again would be quadratic.
+    return [part[index]], [each for each in (before, after) if each]
+
+
+def _after_timeout(part: list[Submission], now: float) -> tuple[list[Submission], list[list[Submission]]]:
+    """Fail what has used its time; try the rest again together, since each by itself might wait as long as all."""
+    later = [each for each in part if each.deadline > now + _NEARLY_LATE_SECONDS]
+    if len(later) == len(part):
+        return part, []  # refused before the time was up: no reason to think that the next call is luckier
+    return [each for each in part if each.deadline <= now + _NEARLY_LATE_SECONDS], [later] if later else []
+
+
+def _named_by(error: BaseException, length: int) -> int | None:
+    """Return the position of the one task that an error of a batch is about, None when it is about all."""
+    index = getattr(error, "index", None)
+    if isinstance(error, FireforgetError) and type(index) is int and 0 <= index < length:
+        return index
+    return None
+
+
+# --- log records: nothing here raises, whatever a logger or handler does --------------------------------------------
+
+
+def describe(error: BaseException) -> str:
+    """Return an error as one text, `type: message`."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:  # a __str__ that raises
+        return type(error).__name__
+
+
+def log_failure(submission: Submission, error: str) -> None:
+    """Write the ERROR record of one submission."""
+    fields = {"task_type": submission.task.type, "queue": submission.options.get("queue"), "error": error}
+    _log(submission.logger, logging.ERROR, "fire-and-forget enqueue failed", fields)
+
+
+def log_arrivals(mine: list[Submission], part: list[Submission], answers: Any) -> None:
+    """Write the DEBUG records of those of the part that are `mine` still, where somebody wants them."""
+    if not any([_wants_debug(logger) for logger in {each.logger for each in mine}]):
+        return
+    wanted = set(map(id, mine))
+    for submission, task_id in zip(part, _ids(answers, len(part)), strict=True):
+        if id(submission) in wanted:
+            queue = submission.options.get("queue")
+            fields = {"task_id": task_id, "task_type": submission.task.type, "queue": queue}
+            _log(submission.logger, logging.DEBUG, "fire-and-forget task enqueued", fields)
+
+
+def log_drops(logger: logging.Logger, count: int, max_submissions: int, max_bytes: int) -> None:
+    """Write the ERROR record of those that found the buffer full."""
+    message = "fire-and-forget buffer full (%d submissions or %d bytes): %d dropped"
+    _log(logger, logging.ERROR, message, {"dropped": count}, max_submissions, max_bytes, count)
+
+
+def log_losses(lost: list[Submission]) -> None:
+    """Write one ERROR record a logger with what the exit loses."""
+    for logger in {each.logger for each in lost}:
+        types = Counter(each.task.type for each in lost if each.logger is logger)
+        count = sum(types.values())
+        listed = ", ".join(f"{type} {number}" for type, number in types.most_common(_TYPES_LISTED))
+        message = "fire-and-forget lost %d submissions at exit: no answer in time (%s%s)"
+        more = ", ..." if len(types) > _TYPES_LISTED else ""
+        _log(logger, logging.ERROR, message, {"lost": count, "task_types": dict(types)}, count, listed, more)
+
+
+def _log(logger: logging.Logger | None, level: int, message: str, fields: dict[str, Any], *values: object) -> None:
+    with suppress(BaseException):  # a handler's trouble is nobody's here, and there is nowhere left to report it
+        (logger or DEFAULT_LOGGER).log(level, message, *values, extra=fields)
+
+
+def _wants_debug(logger: logging.Logger | None) -> bool:
+    try:
+        return (logger or DEFAULT_LOGGER).isEnabledFor(logging.DEBUG)
+    except BaseException:
+        return False
+
+
+def _ids(answers: Any, count: int) -> list[Any]:
+    """Return `count` ids; None for what an enqueuer did not answer."""
+    ids: list[Any] = []
+    try:
+        for answer in islice(answers, count):
+            ids.append(getattr(answer, "id", None))
+    except BaseException:  # not iterable, or an `id` that raises
+        pass
+    return ids + [None] * (count - len(ids))
+
+
+# --- the process's own buffer ---------------------------------------------------------------------------------------
+
+buffer = Buffer()
+
+
+def leave() -> None:
+    """Flush at the interpreter's exit."""
+    buffer.leave()
+
+
+def leave_with_multiprocessing() -> None:
+    """Flush at the end of a child of multiprocessing too: it ends by `os._exit`, without the `atexit` callbacks."""
+    process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+    if process and util and process.parent_process() is not None:
+        util.Finalize(None, leave, exitpriority=0)
+
+
+def _start_afresh() -> None:
+    global buffer
+    buffer = buffer.inherit()
+
+
+# At import, as early as can be: callbacks run last in, first out, so what others submit in theirs is flushed too.
+# They run after the non-daemon threads have ended, while daemon threads go on.
+atexit.register(leave)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)

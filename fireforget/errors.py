@@ -145,6 +145,10 @@ class WorkerError(FireforgetError):
     """A worker could not start, or cannot go on."""
 
 
+class ChildDied(FireforgetError):
+    """The process of a job ended under it: by a signal, by `os._exit`, or for want of memory. Given to `retry_delay` functions."""
+
+
 # --- what a handler raises to steer its own job -------------------------------------------------------------------------
 
 

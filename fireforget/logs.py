@@ -61,6 +61,21 @@ def task_not_counted(
         _log(logging.INFO, f"task {reason}", task_type, task_id, queue, retry_count, duration, None, None, reason=why)
 
 
+def result_not_kept(task_type: str, task_id: str, queue: str, why: str) -> None:
+    """Log that a job succeeded and its result could not be stored."""
+    _worker.warning("task result not kept", extra={"task_type": task_type, "task_id": task_id, "queue": queue, "reason": why})
+
+
+def retry_delay_failed(task_type: str, task_id: str, why: str) -> None:
+    """Log that a retry policy raised or returned no duration, and that the default was used."""
+    _worker.error("retry_delay failed, used the default", extra={"task_type": task_type, "task_id": task_id, "error": why})
+
+
+def event(level: int, message: str, **fields: object) -> None:
+    """Log something that happened to the worker itself, with its fields."""
+    _worker.log(level, message, extra=fields)
+
+
 def _log(
     level: int,
     message: str,

@@ -73,6 +73,11 @@ class Samples:
             self.counts, self.histograms = {}, {}
             return delta
 
+    def snapshot(self) -> Delta:
+        """Return a copy of all that was counted, which goes on being counted."""
+        with self._lock:
+            return dict(self.counts), {key: list(values) for key, values in self.histograms.items()}
+
     def merge(self, delta: Delta) -> None:
         """Add what another `Samples` has counted."""
         counts, histograms = delta
@@ -90,8 +95,10 @@ Gauges = Mapping[tuple[str, Labels], float]
 def exposition(samples: Samples, gauges: Gauges) -> str:
     """Return the text exposition of counters, histograms and gauges, each metric with its HELP and TYPE, in a fixed order."""
     lines: list[str] = []
+    counts, histograms = samples.snapshot()
+    sources: dict[str, Mapping[tuple[str, Labels], Any]] = {"counter": counts, "gauge": gauges, "histogram": histograms}
     for name, (kind, label_names, help_text) in METRICS.items():
-        source: Mapping[tuple[str, Labels], Any] = {"counter": samples.counts, "gauge": gauges}.get(kind, samples.histograms)
+        source = sources[kind]
         series = sorted((labels, value) for (metric, labels), value in source.items() if metric == name)
         if not series:
             continue

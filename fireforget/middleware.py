@@ -121,6 +121,8 @@ def describe(error: BaseException) -> str:
         text = str(error)
     except Exception as failed:  # an __str__ of the application's that raises must not hide the failure
         text = f"<its text raised {type(failed).__name__}>"
+    if isinstance(error, Interruption) and text:
+        return text
     name = type(error).__name__
     return f"{name}: {text}" if text else name
 

@@ -255,7 +255,7 @@ class TaskInfo:
     priority: int
     """Higher runs first inside a queue."""
     retry_count: int
-    """How many attempts have failed."""
+    """How many times it was given another attempt after a failed one; 0 in its first run."""
     max_retry: int
     timeout: float | None
     """Seconds of run time; None with a deadline alone."""

@@ -1,0 +1,15 @@
+"""The worker's processes.
+
+::
+
+    supervisor ── owns the queue: claims, settles, decides ─────────────── jobs.db
+       │  ▲  frames of jobs down, outcomes up (channel)
+       │  │                        ┌──────────────────────────────────────── board: a small file mapped by all of them,
+       ▼  │                        ▼                                         which says what runs, and is the worker's lock
+     child child ... ◄── forked by ── fork helper ── forked by ── supervisor, before it has threads or a database
+
+`config` what a worker is told; `board` the mapped file and the lock; `channel` messages over a socket; `plan` how many jobs
+go where, as pure functions; `child` runs handlers; `helper` forks children and tells of their ends; `enforcer` interrupts and
+kills what runs too long; `notice` tells that the database changed; `recovery` takes over from dead workers; `supervisor` is
+the loop, and the `Worker` that people see.
+"""

@@ -1,0 +1,234 @@
+"""The board: a small file that a worker and its children map into memory, and whose lock says that one of them lives.
+
+The lock (`flock`) belongs to the open file, and children inherit that by fork: the kernel frees it when the last process of the
+worker is gone, however it went. Whoever then gets the lock may take over the worker's jobs, and reads on the board which of
+them were running.
+
+Each child has a slot of 8-byte words, and in it a cell for each job that it can run at once::
+
+    slot:  limit      (supervisor) jobs of this child may be started up to this index, not including it
+           started    (child)      how many it has started
+           done       (child)      with one thread: jobs below this index have ended, with nothing to tell or all told
+    cell:  index + 1  (child)      which of its jobs runs here, 0 for none
+           number     (child)      that job's number in the database
+           began      (child)      monotonic seconds, as a double
+           interrupt  (supervisor) index + 1 of the job to be interrupted
+           reason     (supervisor) why: see `Reason`
+
+A child's jobs are numbered from 0 over its whole life: their index. Taking back jobs that have not started needs no answer from
+the child: the supervisor lowers `limit`, waits for longer than any processor keeps a write to itself, and reads `started`. The
+child announces a start in `started` before it looks at `limit`. So either the child sees the lower limit, or the supervisor
+sees the start.
+
+An aligned 8-byte store is one machine store wherever Linux runs Python, so nobody reads half a word.
+"""
+
+import mmap
+import os
+import secrets
+import struct
+from enum import IntEnum
+
+try:
+    import fcntl
+except ImportError:  # Windows: there is no worker there, and `Worker` says so
+    fcntl = None  # type: ignore[assignment]
+
+_MAGIC = b"ffboard1"
+_HEADER = struct.Struct("<8sQQ")  # magic, slots, threads
+_HEADER_WORDS = 8
+_SLOT_WORDS = 8
+_CELL_WORDS = 8
+_LIMIT, _STARTED, _DONE = 0, 1, 2
+_INDEX, _NUMBER, _BEGAN, _INTERRUPT, _REASON = 0, 1, 2, 3, 4
+UNLIMITED = 2**63
+
+SETTLE_SECONDS = 0.002
+"""How long the supervisor waits between lowering a limit and believing what it reads; store buffers drain in microseconds."""
+
+
+class Reason(IntEnum):
+    """Why a running job is interrupted."""
+
+    TIMEOUT = 1
+    DEADLINE = 2
+    CANCELLED = 3
+
+
+class Board:
+    """The mapped file of one worker."""
+
+    def __init__(self, path: str, descriptor: int, slots: int, threads: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self.slots = slots
+        self.threads = threads
+        self._map = mmap.mmap(descriptor, _size(slots, threads))
+        self.words = memoryview(self._map).cast("Q")
+        self.doubles = memoryview(self._map).cast("d")
+
+    @classmethod
+    def create(cls, database_path: str, slots: int, threads: int) -> "Board":
+        """Create a worker's file beside the database and take its lock; raises `OSError`."""
+        path = f"{database_path}-worker-{secrets.token_hex(4)}"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, _size(slots, threads))
+            os.pwrite(descriptor, _HEADER.pack(_MAGIC, slots, threads), 0)
+            return cls(path, descriptor, slots, threads)
+        except BaseException:
+            os.close(descriptor)
+            os.unlink(path)
+            raise
+
+    def slot(self, number: int) -> "Slot":
+        """Return a child's part of the board."""
+        return Slot(self, _HEADER_WORDS + number * _slot_words(self.threads), self.threads)
+
+    def remove(self) -> None:
+        """Give up the lock and remove the file; the worker owns nothing any more."""
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass
+        os.close(self.descriptor)
+
+
+class Slot:
+    """A child's part of the board, as both sides use it."""
+
+    def __init__(self, board: Board, offset: int, threads: int) -> None:
+        self.words = board.words
+        self.doubles = board.doubles
+        self._offset = offset
+        self.limit_at = offset + _LIMIT
+        self.started_at = offset + _STARTED
+        self.done_at = offset + _DONE
+        self.cells = [Cell(board, offset + _SLOT_WORDS + cell * _CELL_WORDS) for cell in range(threads)]
+
+    def clear(self) -> None:
+        """Make the slot ready for a new child."""
+        for word in range(self._offset, self._offset + _SLOT_WORDS + len(self.cells) * _CELL_WORDS):
+            self.words[word] = 0
+        self.words[self.limit_at] = UNLIMITED
+
+    @property
+    def started(self) -> int:
+        """How many jobs the child has started; one that it announced and then found beyond the limit is not among them."""
+        return min(self.words[self.started_at], self.words[self.limit_at])
+
+    @property
+    def done(self) -> int:
+        """The index below which all jobs have ended."""
+        return self.words[self.done_at]
+
+    def forbid_further_starts(self) -> None:
+        """Lower the limit to what has been started; `settle_limit` says after `SETTLE_SECONDS` where that is."""
+        self.words[self.limit_at] = self.words[self.started_at]
+
+    def settle_limit(self) -> int:
+        """Return the index from which on no job will ever start; call it when `SETTLE_SECONDS` have passed.
+
+        A job whose start was announced in between may run, so the limit goes up over it: if the child had seen the lower limit
+        after all, it says that it dropped the job.
+        """
+        self.words[self.limit_at] = max(self.words[self.limit_at], self.words[self.started_at])
+        return self.words[self.limit_at]
+
+    def allow_all(self) -> None:
+        """Lift the limit."""
+        self.words[self.limit_at] = UNLIMITED
+
+    def running(self) -> list[tuple[int, int, float]]:
+        """Return (index, job number, monotonic start) of what runs now; a torn view of a job that just changes is harmless."""
+        words, limit, done = self.words, self.words[self.limit_at], self.done
+        found = []
+        for cell in self.cells:
+            index = words[cell.index_at] - 1
+            if index >= 0 and index >= done and index < limit:
+                found.append((index, words[cell.number_at], self.doubles[cell.began_at]))
+        return found
+
+    def interrupt(self, index: int, reason: Reason) -> bool:
+        """Mark the running job for interruption; return False when it does not run any more."""
+        for cell in self.cells:
+            if self.words[cell.index_at] == index + 1:
+                self.words[cell.reason_at] = reason
+                self.words[cell.interrupt_at] = index + 1
+                return True
+        return False
+
+
+class Cell:
+    """Where one running job stands on the board."""
+
+    __slots__ = ("began_at", "index_at", "interrupt_at", "number_at", "reason_at")
+
+    def __init__(self, board: Board, offset: int) -> None:
+        self.index_at = offset + _INDEX
+        self.number_at = offset + _NUMBER
+        self.began_at = offset + _BEGAN
+        self.interrupt_at = offset + _INTERRUPT
+        self.reason_at = offset + _REASON
+
+
+def _slot_words(threads: int) -> int:
+    return _SLOT_WORDS + threads * _CELL_WORDS
+
+
+def _size(slots: int, threads: int) -> int:
+    return 8 * (_HEADER_WORDS + slots * _slot_words(threads))
+
+
+# --- boards of other workers --------------------------------------------------------------------------------------------
+
+
+class DeadBoard:
+    """The file of a worker that is gone, with its lock in our hands so that nobody else takes over as well."""
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+
+    def running_jobs(self) -> frozenset[int]:
+        """Return the numbers of the jobs that were running when the worker died; none when the file is not readable."""
+        content = os.pread(self._descriptor, 16 * 1024 * 1024, 0)
+        if len(content) < _HEADER.size:
+            return frozenset()
+        magic, slots, threads = _HEADER.unpack_from(content)
+        if magic != _MAGIC or len(content) < _size(slots, threads):
+            return frozenset()
+        board = _Snapshot(content, threads)
+        return frozenset(number for slot in range(slots) for _, number, _ in board.slot(slot).running())
+
+    def remove(self) -> None:
+        """Remove the file and give up its lock."""
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass
+        self.release()
+
+    def release(self) -> None:
+        """Give up the lock, and leave the file."""
+        os.close(self._descriptor)
+
+
+class _Snapshot(Board):
+    def __init__(self, content: bytes, threads: int) -> None:
+        whole = content[: len(content) // 8 * 8]
+        self.threads = threads
+        self.words = memoryview(whole).cast("Q")
+        self.doubles = memoryview(whole).cast("d")
+
+
+def lock_if_dead(path: str) -> DeadBoard | None:
+    """Return the board of a worker all of whose processes are gone, locked; None while one lives. Raises FileNotFoundError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return DeadBoard(path, descriptor)

@@ -1,0 +1,516 @@
+"""A child: takes frames of jobs from its channel, runs each through middleware and handler, and says what became of it.
+
+::
+
+    channel ─ frame (first index, rows) ─► jobs in order ─► board: started ─► chain ─► handler
+                                                                │                        │
+    channel ◄─ position, counts, pace ◄─ end of the frame ◄─────┴── board: done ◄── nothing to tell
+    channel ◄─ outcome, at once ◄─────────────────────────────────────────────────── failed, result to keep, ...
+
+With one thread, a job that succeeded and leaves nothing behind is told by the board alone: that costs a store in memory, and is
+known even if the process is killed at the next instruction. Everything else is sent before the board says that the job is done.
+With more threads jobs end out of order, and every outcome is sent.
+
+The application's code runs here and nowhere else in a worker: handlers, middleware, retry policies.
+"""
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+from fireforget import logs, middleware
+from fireforget import payload as json_payload
+from fireforget._pool import enforcer
+from fireforget._pool.board import Board, Cell, Reason, Slot
+from fireforget._pool.channel import Channel
+from fireforget._pool.config import Settings
+from fireforget._pool.helper import be_quiet
+from fireforget.errors import (
+    ChildDied,
+    Interruption,
+    InvalidPayload,
+    JobCancelled,
+    JobTimeout,
+    RetryLater,
+    RevokeTask,
+    SkipRetry,
+)
+from fireforget.job import Job, running
+from fireforget.queue_sqlite import public_id
+from fireforget.registry import Definition, PayloadMismatch, Registry
+from fireforget.retry import default_delay, delay_after
+
+MOST_TRACEBACK = 16 * 1024
+MOST_ERROR = 4096
+DEADLINE_PASSED = "deadline passed"
+
+Outcome = tuple[Any, ...]
+"""What became of a job: a word, then what belongs to it; see `Runner.run`."""
+
+
+def timed_out_after(seconds: float | None) -> str:
+    """Return the error of a job that ran into its timeout."""
+    return f"timed out after {seconds:g} s" if seconds is not None else "timed out"
+
+
+class Runner:
+    """Runs one job at a time on one thread, and turns whatever happens into an outcome."""
+
+    def __init__(self, child: "Child", cell: Cell, run_async: Callable[[Any, "Runner"], Any]) -> None:
+        self._child = child
+        self._cell = cell
+        self._run_async = run_async
+        self._chain = middleware.compose(child.registry.middleware)
+        self.thread_id = threading.get_ident()
+        self.index = -1
+        self.interruptible = False
+        self.cancel_async: Callable[[], object] | None = None
+        self.job: Job | None = None
+
+    def run(self, index: int, row: tuple[Any, ...]) -> Outcome | None:
+        """Run a job; return None when it succeeded and leaves nothing behind.
+
+        Otherwise ("completed", began, duration, result, note), ("retry", began, duration, delay, error, traceback),
+        ("archived", began, duration, error, traceback), ("expired", error), ("later", delay, why), ("revoked",) or
+        ("cancelled", error).
+        """
+        (_, _, type, queue, payload, headers, retry_count, max_retry, timeout, deadline, nonce, task_id, due, *_rest) = row
+        now = time.time()
+        definition = self._child.definition(type)
+        if definition is None:  # it was there when the job was claimed
+            return ("archived", now, 0.0, f"no handler for {type!r} in this child", None)
+        job = Job(
+            task_id or public_id(self._child.tag, row[0], nonce), type, queue, None, headers, retry_count, max_retry, timeout,
+            deadline, definition.pattern, now, now - due if now > due else 0.0, self._report,
+        )  # fmt: skip
+        if deadline is not None and deadline <= now:
+            return self._expire(job)
+        self.index = index
+        self.job = job
+        token = running.set(job)
+        try:
+            self.interruptible = True
+            result = self._chain(job, lambda: self._call(definition, job, payload))
+            self.interruptible = False
+        except BaseException as error:
+            self.interruptible = False
+            return self._failed(job, definition, error)
+        finally:
+            self.interruptible = False
+            self.job = None
+            running.reset(token)
+        if row[14] == 0 and retry_count == 0:  # no retention, no attempts to forget
+            return None
+        return ("completed", now, time.time() - now, *self._encode(job, result))
+
+    def _call(self, definition: Definition[Any, Any], job: Job, payload: Any) -> Any:
+        try:
+            job.payload = None if payload is None else json_payload.decode(payload)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise PayloadMismatch(f"the payload is not JSON: {error}") from None
+        if not definition.is_async:
+            return definition.call(job.payload)
+        return self._run_async(definition.call(job.payload), self)
+
+    def _report(self, kind: str, value: Any) -> None:
+        self._child.send(("report", self.index, kind, value))
+
+    @staticmethod
+    def _encode(job: Job, result: Any) -> tuple[str | None, str | None]:
+        """Return a result as JSON text and a note on it; a result that cannot be kept never fails a job that succeeded."""
+        if result is None:
+            return None, None
+        try:
+            text = json_payload.encode(result)
+            size = json_payload.size_of(text)
+            if size <= json_payload.MAX_RESULT_BYTES:
+                return text, None
+            note = f"result not kept: {size} bytes of JSON, at most {json_payload.MAX_RESULT_BYTES} are"
+        except InvalidPayload as error:
+            note = f"result not kept: {error}"
+        logs.result_not_kept(job.pattern, job.id, job.queue, note)
+        return None, note
+
+    # --- failures -----------------------------------------------------------------------------------------------------
+
+    def _failed(self, job: Job, definition: Definition[Any, Any], error: BaseException) -> Outcome:
+        duration = time.time() - job.started_at
+        if isinstance(error, RetryLater):
+            return ("later", error.seconds, str(error))
+        if isinstance(error, RevokeTask):
+            return ("revoked",)
+        if isinstance(error, JobCancelled):
+            return ("cancelled", middleware.describe(error))
+        text, trace = _shorten(_text_of(error)), _traceback_of(error)
+        if isinstance(error, SkipRetry | PayloadMismatch) or text == DEADLINE_PASSED:
+            return self._archive(job, text, trace, duration)
+        if job.retry_count >= job.max_retry:
+            return self._archive(job, text, trace, duration)
+        middleware.samples.count("fireforget_jobs_retried_total", (job.pattern, job.queue))
+        return ("retry", job.started_at, duration, self._delay(job, definition, error), text, trace)
+
+    def _archive(self, job: Job, text: str, trace: str | None, duration: float) -> Outcome:
+        middleware.samples.count("fireforget_jobs_archived_total", (job.pattern, job.queue))
+        return ("archived", job.started_at, duration, text, trace)
+
+    def _expire(self, job: Job) -> Outcome:
+        """The deadline passed before the job could start: it is not run, so middleware never sees it."""
+        middleware.samples.count("fireforget_jobs_archived_total", (job.pattern, job.queue))
+        logs.task_failed(job.pattern, job.id, job.queue, job.retry_count, 0.0, DEADLINE_PASSED)
+        return ("expired", DEADLINE_PASSED)
+
+    def _delay(self, job: Job, definition: Definition[Any, Any], error: BaseException) -> float:
+        policy = self._child.registry.retry_delay if definition.retry_delay is None else definition.retry_delay
+        try:
+            return delay_after(policy, job.retry_count, error)
+        except Exception as failed:
+            logs.retry_delay_failed(job.pattern, job.id, middleware.describe(failed))
+            return default_delay(job.retry_count)
+
+
+class Child:
+    """The process; `serve` returns when the supervisor has closed the channel."""
+
+    def __init__(self, registry: Registry, settings: Settings, slot: Slot, channel: Channel, tag: str) -> None:
+        self.registry = registry
+        self.tag = tag
+        self._settings = settings
+        self._slot = slot
+        self._channel = channel
+        self._sending = threading.Lock()
+        self._definitions: dict[str, Definition[Any, Any] | None] = {}
+
+    def definition(self, type: str) -> Definition[Any, Any] | None:
+        """Return the handler of a type, looked up once."""
+        try:
+            return self._definitions[type]
+        except KeyError:
+            self._definitions[type] = self.registry.match(type)
+            return self._definitions[type]
+
+    def send(self, message: Any) -> None:
+        """Send a message; safe between threads."""
+        with self._sending:
+            self._channel.send(message)
+
+    def serve(self) -> None:
+        """Say hello and work until the supervisor has nothing more."""
+        work = _InTurn(self, self._slot) if self._settings.threads == 1 else _AtOnce(self, self._slot)
+        signal.signal(enforcer.INTERRUPT_SIGNAL, lambda *_: work.interrupt())
+        signal.siginterrupt(enforcer.INTERRUPT_SIGNAL, False)
+        self.send(("hello", os.getpid()))
+        while (message := self._channel.receive()) is not None:
+            kind, *content = message
+            if kind == "frame":
+                work.take(*content)
+            else:
+                self._answer(*content)
+        work.finish()
+
+    def _answer(self, token: int, type: str, retry_count: int, error: str, timed_out: bool) -> None:
+        """Tell after how many seconds a job is to run again whose process was killed: policies run in children alone."""
+        definition = self.definition(type)
+        policy = definition.retry_delay if definition is not None and definition.retry_delay is not None else self.registry.retry_delay
+        try:
+            delay = delay_after(policy, retry_count, JobTimeout(error) if timed_out else ChildDied(error))
+        except BaseException as failed:
+            logs.retry_delay_failed(type, "", middleware.describe(failed))
+            delay = default_delay(retry_count)
+        self.send(("answer", token, delay))
+
+    def report_position(self, position: int, kept: int, runs: int, seconds: float) -> None:
+        """Tell the supervisor that all jobs below `position` were taken in, of which those from `kept` on were dropped.
+
+        With it goes what was counted since the last time: `runs` that took `seconds` together, and the samples.
+        """
+        rss = _resident_bytes() if self._settings.max_rss_mb else 0
+        self.send(("position", position, kept, runs, seconds, middleware.samples.drain(), rss))
+
+    def finish_job(self, index: int, outcome: Outcome | None, always: bool) -> None:
+        """Flush what the job has submitted, then tell its outcome."""
+        flush_submissions()
+        if outcome is not None or always:
+            self.send(("outcome", index, outcome))
+
+
+class _InTurn:
+    """One job after the other, on the main thread."""
+
+    def __init__(self, child: Child, slot: Slot) -> None:
+        self._child = child
+        self._slot = slot
+        self._cell = slot.cells[0]
+        self._loop: asyncio.Runner | None = None
+        self._runner = Runner(child, self._cell, self._run_async)
+
+    def take(self, first: int, rows: list[tuple[Any, ...]]) -> None:
+        """Run a frame, up to where the board allows."""
+        words, doubles = self._slot.words, self._slot.doubles
+        number_at, began_at, index_at = self._cell.number_at, self._cell.began_at, self._cell.index_at
+        started_at, limit_at, done_at = self._slot.started_at, self._slot.limit_at, self._slot.done_at
+        run, monotonic = self._runner.run, time.monotonic
+        began = now = monotonic()
+        index = first - 1
+        for index, row in enumerate(rows, first):
+            words[number_at] = row[0]
+            doubles[began_at] = now
+            words[index_at] = index + 1
+            words[started_at] = index + 1
+            if words[limit_at] <= index:  # taken back; so is all that follows
+                index -= 1
+                break
+            outcome = run(index, row)
+            if outcome is not None or "fireforget.patterns" in sys.modules:
+                self._child.finish_job(index, outcome, always=False)
+            words[done_at] = index + 1
+            now = monotonic()
+        self._child.report_position(first + len(rows), index + 1, index + 1 - first, now - began)
+
+    def interrupt(self) -> None:
+        """Raise in the running handler if it is the one that the board names; a signal that comes late does nothing."""
+        runner = self._runner
+        if runner.interruptible and self._slot.words[self._cell.interrupt_at] == runner.index + 1:
+            if runner.cancel_async is not None:
+                runner.cancel_async()
+                return
+            runner.interruptible = False
+            raise interruption_of(self._slot.words[self._cell.reason_at], runner.job)
+
+    def _run_async(self, coroutine: Any, runner: Runner) -> Any:
+        if self._loop is None:
+            self._loop = asyncio.Runner()
+        loop = self._loop.get_loop()
+        task = loop.create_task(coroutine)
+        with _cancelled_by(runner, lambda: loop.call_soon_threadsafe(task.cancel)):
+            try:
+                return loop.run_until_complete(task)
+            except asyncio.CancelledError:
+                raise_if_interrupted(self._slot, self._cell, runner)
+                raise
+
+    def finish(self) -> None:
+        """Close the event loop, if an `async` handler ever ran."""
+        if self._loop is not None:
+            self._loop.close()
+
+
+class _AtOnce:
+    """Several jobs at once, each on a thread of its own; coroutines share one event loop."""
+
+    def __init__(self, child: Child, slot: Slot) -> None:
+        self._child = child
+        self._slot = slot
+        self._waiting: deque[tuple[int, tuple[Any, ...]]] = deque()
+        self._ready = threading.Condition()
+        self._taken_up_to = 0
+        self._runs = 0
+        self._seconds = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._runners: list[Runner] = []
+        self._stopping = False
+        self._threads = [threading.Thread(target=self._work, args=(cell,), daemon=True) for cell in slot.cells]
+        for thread in self._threads:
+            thread.start()
+
+    def take(self, first: int, rows: list[tuple[Any, ...]]) -> None:
+        """Hand a frame to the threads."""
+        with self._ready:
+            self._waiting.extend(enumerate(rows, first))
+            self._taken_up_to = first + len(rows)
+            self._ready.notify(len(rows))
+
+    def _work(self, cell: Cell) -> None:
+        runner = Runner(self._child, cell, self._run_async)
+        with self._ready:
+            self._runners.append(runner)
+        while (item := self._next(cell)) is not None:
+            index, row = item
+            began = time.monotonic()
+            try:
+                outcome = runner.run(index, row)
+                self._child.finish_job(index, outcome, always=True)
+            except Interruption:  # it came when the job had just ended; the supervisor kills the child if it waits for more
+                self._child.finish_job(index, ("archived", time.time(), 0.0, "interrupted while it ended", None), always=True)
+            self._slot.words[cell.index_at] = 0
+            self._end(time.monotonic() - began)
+
+    def _next(self, cell: Cell) -> tuple[int, tuple[Any, ...]] | None:
+        """Wait for a job and announce it on the board; what was taken back is dropped. None at the end."""
+        words, doubles = self._slot.words, self._slot.doubles
+        with self._ready:
+            while True:
+                while not self._waiting:
+                    if self._stopping:
+                        return None
+                    self._ready.wait()
+                index, row = self._waiting.popleft()
+                words[cell.number_at] = row[0]
+                doubles[cell.began_at] = time.monotonic()
+                words[cell.index_at] = index + 1
+                words[self._slot.started_at] = index + 1
+                if words[self._slot.limit_at] > index:
+                    if not self._waiting:
+                        self._tell_position()
+                    return index, row
+                words[cell.index_at] = 0
+                self._waiting.clear()
+                self._tell_position(kept=index)
+
+    def _end(self, seconds: float) -> None:
+        with self._ready:
+            self._runs += 1
+            self._seconds += seconds
+            if not self._waiting:
+                self._tell_position()
+
+    def _tell_position(self, kept: int | None = None) -> None:
+        up_to = self._taken_up_to
+        self._child.report_position(up_to, up_to if kept is None else kept, self._runs, self._seconds)
+        self._runs, self._seconds = 0, 0.0
+
+    def interrupt(self) -> None:
+        """Raise in each thread whose job the board names; runs in the main thread, as a signal handler."""
+        import ctypes
+
+        for runner in list(self._runners):
+            cell = runner._cell
+            if not runner.interruptible or self._slot.words[cell.interrupt_at] != runner.index + 1:
+                continue
+            if runner.cancel_async is not None:
+                runner.cancel_async()
+                continue
+            kind = _class_of(interruption_of(self._slot.words[cell.reason_at], runner.job))
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(runner.thread_id), ctypes.py_object(kind))
+
+    def _run_async(self, coroutine: Any, runner: Runner) -> Any:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._event_loop())
+        with _cancelled_by(runner, future.cancel):
+            try:
+                return future.result()
+            except asyncio.CancelledError:
+                raise_if_interrupted(self._slot, runner._cell, runner)
+                raise
+            except BaseException:
+                future.cancel()
+                raise
+
+    def _event_loop(self) -> asyncio.AbstractEventLoop:
+        with self._ready:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="fireforget-loop", daemon=True).start()
+            return self._loop
+
+    def finish(self) -> None:
+        """Let the threads end what they run."""
+        with self._ready:
+            self._stopping = True
+            self._ready.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+
+@contextmanager
+def _cancelled_by(runner: Runner, cancel: Callable[[], object]) -> Any:
+    """While a coroutine runs, an interruption cancels it, which unwinds it properly."""
+    runner.cancel_async = cancel
+    try:
+        yield
+    finally:
+        runner.cancel_async = None
+
+
+def raise_if_interrupted(slot: Slot, cell: Cell, runner: Runner) -> None:
+    """Turn the cancellation of a coroutine that we asked for into the interruption that it stands for."""
+    if slot.words[cell.interrupt_at] == runner.index + 1:
+        raise interruption_of(slot.words[cell.reason_at], runner.job)
+
+
+def interruption_of(reason: int, job: Job | None) -> Interruption:
+    """Return what to raise in a handler for a reason on the board."""
+    if reason == Reason.CANCELLED:
+        return JobCancelled("cancelled while it ran")
+    if reason == Reason.DEADLINE:
+        return JobTimeout(DEADLINE_PASSED)
+    return JobTimeout(timed_out_after(job.timeout if job else None))
+
+
+def _class_of(error: Interruption) -> type[Interruption]:
+    """Return a class whose instances say what `error` says: another thread can only be made to raise a class."""
+    kind = type(error)
+    return type(kind.__name__, (kind,), {"__init__": lambda self: BaseException.__init__(self, *error.args)})
+
+
+def flush_submissions() -> None:
+    """Wait for what the job has fired and forgotten: it must be stored before the job counts as done."""
+    patterns = sys.modules.get("fireforget.patterns")
+    if patterns is not None and patterns.has_pending():
+        patterns.flush()
+
+
+def child_main(registry: Registry, settings: Settings, board: Board) -> Callable[[socket.socket, int], None]:
+    """Return what a freshly forked child does with its end of the channel and the number of its slot.
+
+    The supervisor's first message is the tag of the database's ids.
+    """
+
+    def main(connection: socket.socket, slot_number: int) -> None:
+        be_quiet()
+        random.seed()
+        channel = Channel(connection)
+        os.register_at_fork(after_in_child=lambda: _let_go(connection, board))
+        tag = channel.receive()
+        if tag is not None:
+            Child(registry, settings, board.slot(slot_number), channel, tag).serve()
+
+    return main
+
+
+def _let_go(connection: socket.socket, board: Board) -> None:
+    """In a process that a handler forks: it must hold neither the worker's lock nor the channel."""
+    connection.close()
+    try:
+        os.close(board.descriptor)
+    except OSError:
+        pass
+
+
+def _text_of(error: BaseException) -> str:
+    if isinstance(error, JobTimeout):
+        return str(error) or "timed out"
+    return middleware.describe(error)
+
+
+def _traceback_of(error: BaseException) -> str:
+    """Return the traceback from the handler's own frames on, cut in the middle of nothing: its end is what tells most."""
+    import traceback
+
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename.startswith(own):
+        trace = trace.tb_next
+    text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    return text if len(text) <= MOST_TRACEBACK else "[...]\n" + text[-MOST_TRACEBACK:]
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= MOST_ERROR else text[:MOST_ERROR] + " [...]"
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,142 @@
+"""Ends what runs too long: a thread of the supervisor that never touches the database.
+
+The supervisor's loop may wait for SQLite's lock for seconds, and a timeout must not wait with it. The enforcer reads on the board
+what runs since when, and knows each job's limits. At the limit it interrupts the handler softly: it names the job on the board
+and signals the child, which raises in the handler. `KILL_GRACE` later it kills the child.
+
+It sleeps until the earliest moment at which something could be due, and without limit while nothing runs. `lock` guards
+`_watched`; it is never held over a system call that can block.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fireforget._pool.board import Reason, Slot
+from fireforget._pool.config import KILL_GRACE
+
+INTERRUPT_SIGNAL = getattr(signal, "SIGUSR2", 0)
+"""Tells a child that the board names a job to be interrupted; handlers must not use it for themselves."""
+_LOOK_AT_DEADLINES = 1.0  # deadlines are wall time, which may jump
+
+_TIMEOUT, _DEADLINE = 8, 9  # positions in a claimed row
+
+
+@dataclass
+class Watched:
+    """One child under watch."""
+
+    pid: int
+    slot: Slot
+    jobs: dict[int, tuple[Any, ...]]
+    """The jobs in the child's hands, by index: the supervisor's own dictionary."""
+    interrupted: dict[int, tuple[float, Reason]] = field(default_factory=dict)
+    """When and why a job was interrupted, by index."""
+    killed_for: tuple[int, Reason] | None = None
+    """The job for which the child was killed."""
+
+
+class Enforcer:
+    """Watches the running jobs of a worker's children."""
+
+    def __init__(self, signal_child: Callable[[int, int], None]) -> None:
+        self.lock = threading.Lock()
+        self._changed = threading.Condition(self.lock)
+        self._signal_child = signal_child
+        self._watched: dict[int, Watched] = {}
+        self._wake_at = float("inf")
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="fireforget-enforcer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def watch(self, child: Watched) -> None:
+        """Watch a new child."""
+        with self.lock:
+            self._watched[child.pid] = child
+
+    def forget(self, pid: int) -> None:
+        """Stop watching a child that has ended."""
+        with self.lock:
+            self._watched.pop(pid, None)
+
+    def expect(self, child: Watched, jobs: dict[int, tuple[Any, ...]]) -> None:
+        """Take jobs under watch that are about to be sent to a child."""
+        soonest = min((row[_TIMEOUT] for row in jobs.values() if row[_TIMEOUT] is not None), default=float("inf"))
+        wake_at = time.monotonic() + soonest
+        if any(row[_DEADLINE] is not None for row in jobs.values()):
+            wake_at = min(wake_at, time.monotonic() + _LOOK_AT_DEADLINES)
+        with self._changed:
+            child.jobs.update(jobs)
+            if wake_at < self._wake_at:
+                self._changed.notify()
+
+    def cancel(self, child: Watched, index: int) -> None:
+        """Interrupt a running job because somebody cancelled it."""
+        with self._changed:
+            self._interrupt(child, index, Reason.CANCELLED, time.monotonic())
+            self._changed.notify()
+
+    def _run(self) -> None:
+        with self._changed:
+            while not self._stopping:
+                now = time.monotonic()
+                self._wake_at = min((self._check(child, now) for child in self._watched.values()), default=float("inf"))
+                pause = self._wake_at - time.monotonic()
+                self._changed.wait(None if pause == float("inf") else max(pause, 0.001))
+
+    def _check(self, child: Watched, now: float) -> float:
+        """Interrupt or kill what is due in one child; return when to look at it again, in monotonic seconds."""
+        look_at = float("inf")
+        running = {index: began for index, _, began in child.slot.running()}
+        for index in [i for i in child.interrupted if i not in running]:
+            del child.interrupted[index]
+        for index, began in running.items():
+            row = child.jobs.get(index)
+            if row is not None:
+                look_at = min(look_at, self._check_job(child, index, began, row, now))
+        for index, row in child.jobs.items():
+            if index not in running:
+                look_at = min(look_at, now + (row[_TIMEOUT] or float("inf")))
+                if row[_DEADLINE] is not None:
+                    look_at = min(look_at, now + _LOOK_AT_DEADLINES)
+        return look_at
+
+    def _check_job(self, child: Watched, index: int, began: float, row: tuple[Any, ...], now: float) -> float:
+        if index in child.interrupted:
+            since, reason = child.interrupted[index]
+            if now < since + KILL_GRACE:
+                return since + KILL_GRACE
+            if child.killed_for is None:
+                child.killed_for = (index, reason)
+                self._signal_child(child.pid, signal.SIGKILL)
+            return float("inf")
+        ends_at = began + row[_TIMEOUT] if row[_TIMEOUT] is not None else float("inf")
+        reason = Reason.TIMEOUT
+        look_at = ends_at
+        if row[_DEADLINE] is not None:
+            left = row[_DEADLINE] - time.time()
+            look_at = min(look_at, now + min(max(left, 0.0), _LOOK_AT_DEADLINES))
+            if now + left < ends_at:
+                ends_at, reason = now + left, Reason.DEADLINE
+        if now < ends_at:
+            return look_at
+        self._interrupt(child, index, reason, now)
+        return now + KILL_GRACE
+
+    def _interrupt(self, child: Watched, index: int, reason: Reason, now: float) -> None:
+        if index not in child.interrupted and child.slot.interrupt(index, reason):
+            child.interrupted[index] = (now, reason)
+            self._signal_child(child.pid, INTERRUPT_SIGNAL)

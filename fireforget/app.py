@@ -1,0 +1,55 @@
+"""Finds an application's registry by its name, `module:name`, and says what is wrong when it is not there."""
+
+import importlib
+import os
+import sys
+import traceback
+
+from fireforget.errors import FireforgetError
+from fireforget.registry import Registry
+
+
+class AppError(FireforgetError):
+    """The application cannot be loaded; the text has the import's own traceback where its code raised."""
+
+
+def load_registry(app: str) -> Registry:
+    """Import `module:name` and return the registry of that name; the current folder is searched first.
+
+    Raises `AppError`.
+    """
+    module_name, separator, attribute = app.partition(":")
+    if not separator or not module_name or not attribute:
+        raise AppError(f"APP is {app!r} and must be module:registry, such as shop.jobs:registry")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        target: object = importlib.import_module(module_name)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise AppError(
+            f"APP {app!r} cannot be imported. It means the variable {attribute!r} of the module {module_name!r}, searched from "
+            f"{os.getcwd()}.\n{_own_traceback(error)}"
+        ) from error
+    for part in attribute.split("."):
+        try:
+            target = getattr(target, part)
+        except AttributeError:
+            raise AppError(f"APP {app!r}: the module {module_name!r} has no {attribute!r}{_suggestion(module_name)}") from None
+    if not isinstance(target, Registry):
+        raise AppError(f"APP {app!r} is {type(target).__name__}, not a Registry{_suggestion(module_name)}")
+    return target
+
+
+def _own_traceback(error: BaseException) -> str:
+    """Return the traceback without the frames of this module and of importlib, which are nobody's mistake."""
+    trace = error.__traceback__
+    while trace is not None and ("importlib" in trace.tb_frame.f_code.co_filename or trace.tb_frame.f_code.co_filename == __file__):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+
+
+def _suggestion(module_name: str) -> str:
+    names = [name for name, value in vars(sys.modules[module_name]).items() if isinstance(value, Registry)]
+    return f": did you mean {module_name}:{names[0]}?" if names else ": it has no Registry at all"

@@ -14,6 +14,12 @@ COMPLETED = STATE_NUMBER[State.COMPLETED]
 ARCHIVED = STATE_NUMBER[State.ARCHIVED]
 CANCELLED = STATE_NUMBER[State.CANCELLED]
 
+
+def number_of(state: State) -> int:
+    """Return a state as the table stores it."""
+    return STATE_NUMBER[state]
+
+
 # --- producers --------------------------------------------------------------------------------------------------------
 
 # One plain statement: in autocommit it is a write transaction of its own from its first step, so it never has to turn a read
@@ -53,6 +59,17 @@ JOB_COLUMNS = (
 
 JOB_BY_NUMBER = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE n = :n AND nonce = :nonce AND task_id IS NULL"
 JOB_BY_TASK_ID = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE task_id = :task_id"
+
+# By row number: paging goes on where it stopped, and a job that changes its state in between is neither seen twice nor missed.
+JOBS_OF_STATE = f"""
+SELECT {JOB_COLUMNS}
+FROM fireforget_job
+WHERE n > :after
+  AND state = :state
+  AND (:queue IS NULL OR queue = :queue)
+ORDER BY n
+LIMIT :limit
+"""
 
 TAG = "SELECT value FROM fireforget_meta WHERE key = 'tag'"
 SCHEMA_VERSION = "SELECT value FROM fireforget_meta WHERE key = 'schema_version'"
@@ -104,6 +121,16 @@ ORDER BY attempt
 """
 
 WORKERS = "SELECT n, name, host, pid, boot_id, lock_file, queues, concurrency, threads, started_at FROM fireforget_worker"
+
+WORKERS_AND_LOAD = f"""
+SELECT name, host, pid, queues, concurrency, threads, started_at, (
+    SELECT count(*)
+    FROM fireforget_job INDEXED BY fireforget_active
+    WHERE state = {ACTIVE} AND worker = fireforget_worker.n
+)
+FROM fireforget_worker
+ORDER BY n
+"""
 
 # --- workers: their own row ---------------------------------------------------------------------------------------------
 

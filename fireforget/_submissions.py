@@ -59,7 +59,10 @@ _ABANDONED_SENDERS = 4
 _ALL_SENDERS = 256
 """Threads for all enqueuers together, so that a program that makes an enqueuer a request cannot run out of them."""
 _SLOW_SECONDS = 0.002
-"""A call that takes longer lets another sender join. Shorter ones gain nothing by it: what they need is the GIL."""
+"""Calls that take longer on average let another sender join. For shorter ones the GIL is the bottleneck, and 8 threads
+that fight for it are four times slower than one [measured]. One long call says nothing: it may have waited for the GIL."""
+_HANGING_SECONDS = 0.02
+"""A call that has been under way for longer lets another sender join, whatever the average."""
 _KEEPER_REST_SECONDS = 0.01
 """Deadlines closer together than this are looked after together."""
 _DROP_RECORD_SECONDS = 1.0
@@ -146,7 +149,7 @@ class Lane:
     `latest` is the latest deadline so far; `mixed` says that deadlines do not grow along `waiting`.
     """
 
-    __slots__ = ("abandoned", "enqueuer", "latest", "limit", "many", "mixed", "senders", "slow", "waiting")
+    __slots__ = ("abandoned", "enqueuer", "latest", "limit", "many", "mixed", "pace", "senders", "waiting")
 
     def __init__(self, enqueuer: Enqueuer) -> None:
         self.enqueuer = enqueuer
@@ -156,7 +159,7 @@ class Lane:
         self.senders: list[Sender] = []
         self.abandoned = 0
         self.limit = 1
-        self.slow = True  # until a call has shown otherwise: the first one may hang
+        self.pace = 0.0  # moving average of the seconds between two takes of a sender
         self.many: Callable[..., Any] | None = None
 
     def probe(self) -> None:
@@ -176,7 +179,9 @@ class Lane:
         """Return whether another sender should join for what waits."""
         if not self.waiting or not self.has_room():
             return False
-        return not self.senders or self.slow or now - max(each.since for each in self.senders) > _SLOW_SECONDS
+        if not self.senders or self.pace > _SLOW_SECONDS:
+            return True
+        return now - max(each.since for each in self.senders) > _HANGING_SECONDS
 
     def take(self) -> list[Submission]:
         """Take the next batch out of what waits: neighbours with equal options, at most `_BATCH`."""
@@ -389,7 +394,7 @@ class Buffer:
         with self.lock:
             now = monotonic()
             if not sender.fresh:
-                lane.slow = now - sender.since > _SLOW_SECONDS
+                lane.pace += (now - sender.since - lane.pace) / 10
             sender.fresh, sender.since = False, now
             sender.held, sender.closed = [], set()
             if self._is_dismissed(sender):
@@ -517,7 +522,7 @@ class Buffer:
             with self.lock:
                 self._keeper_runs, self._wake_at = False, inf
             if not isinstance(error, RuntimeError | MemoryError):
-                raise  # from a signal handler; those two mean that no thread can be had now, and the next one tries again
+                raise  # from a signal handler; those two mean that there is no thread to be had now
 
     def _keep(self) -> None:
         """Look around, sleep until the next deadline, and end when there is none."""

@@ -184,13 +184,13 @@ class _Helper:
             pid = os.fork()
         except OSError as error:
             connection.close()
-            self._channel.send(("not forked", slot, str(error)))
+            self._tell(("not forked", slot, str(error)))
             return
         if pid == 0:
             _run_and_exit(lambda: self._become_child(slot, connection))
         connection.close()
         self._children.add(pid)
-        self._channel.send(("forked", slot, pid))
+        self._tell(("forked", slot, pid))
 
     def _become_child(self, slot: int, connection: socket.socket) -> None:
         signal.set_wakeup_fd(-1)

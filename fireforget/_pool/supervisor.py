@@ -52,7 +52,7 @@ _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.2, 30.0
 _CHILD_EXIT_SECONDS = 5.0
 _NEVER = float("inf")
 
-_N, _CLAIM, _TYPE, _QUEUE, _RETRY_COUNT, _MAX_RETRY, _TIMEOUT, _NONCE, _TASK_ID = 0, 1, 2, 3, 6, 7, 8, 10, 11
+_N, _CLAIM, _TYPE, _QUEUE, _RETRY_COUNT, _MAX_RETRY, _TIMEOUT, _NONCE, _TASK_ID, _DUE = 0, 1, 2, 3, 6, 7, 8, 10, 11, 12
 
 Row = tuple[Any, ...]
 
@@ -85,7 +85,8 @@ class _Child:
 
     @property
     def can_take(self) -> bool:
-        return self.ready and not self.retiring and not self.frozen and self.forbidden_since is None
+        """Its hello may come before the helper's word of its pid; both are needed."""
+        return self.ready and self.pid > 0 and not self.retiring and not self.frozen and self.forbidden_since is None
 
 
 class Supervisor:
@@ -365,6 +366,7 @@ class Supervisor:
         child.pid = pid
         child.watched = Watched(pid, child.slot, child.jobs)
         self._enforcer.watch(child.watched)
+        self._look_now = True
 
     def _died(self, pid: int, status: int) -> None:
         child = next(child for child in self._children.values() if child.pid == pid)
@@ -577,7 +579,9 @@ class Supervisor:
         logs.task_failed(pattern, job_id, queue, retry_count, duration, error)
         self._samples.count("job_processed_total", (pattern, queue, "failed"))
         self._samples.observe("job_duration_seconds", (pattern, queue), duration)
-        return self._clock() - duration, duration
+        started_at = self._clock() - duration
+        self._samples.observe("job_wait_seconds", (queue,), max(0.0, started_at - row[_DUE]))
+        return started_at, duration
 
     def _fail_killed(self, row: Row, error: str, began: float, *, timed_out: bool = False) -> None:
         if row[_RETRY_COUNT] >= row[_MAX_RETRY]:

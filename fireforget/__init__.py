@@ -17,10 +17,11 @@ _HOME = {
     "Task": "task",
     "TaskInfo": "task",
     "Worker": "_pool.control",
-    "current_job": "registry",
+    "current_job": "job",
     "fire_and_forget": "patterns",
     "flush": "patterns",
     "submission_counts": "patterns",
+    "ChildDied": "errors",
     "write_metrics": "metrics",
     "DuplicateTask": "errors",
     "FireforgetError": "errors",
@@ -51,40 +52,45 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from fireforget._pool.control import Worker
-    from fireforget.enqueuer import Enqueuer
-    from fireforget.errors import (
-        DuplicateTask,
-        FireforgetError,
-        InvalidOption,
-        InvalidPayload,
-        InvalidTask,
-        JobCancelled,
-        JobTimeout,
-        QueueClosed,
-        RegistrationError,
-        RetryLater,
-        RevokeTask,
-        SchemaTooNew,
-        SkipRetry,
-        StoreBusy,
-        StoreCorrupt,
-        StoreError,
-        StoreFull,
-        StoreReadOnly,
-        StoreReplaced,
-        StoreUnavailable,
-        TaskIDConflict,
-        UnknownJob,
-        UnknownOption,
-        WorkerError,
-    )
-    from fireforget.inspector import Inspector
-    from fireforget.metrics import write_metrics
-    from fireforget.patterns import fire_and_forget, flush, submission_counts
-    from fireforget.queue_sqlite import SqliteQueue
-    from fireforget.registry import Registry, current_job
-    from fireforget.task import Progress, State, Task, TaskInfo
+    from fireforget._pool.control import Worker as Worker
+    from fireforget.enqueuer import Enqueuer as Enqueuer
+    from fireforget.errors import ChildDied as ChildDied
+    from fireforget.errors import DuplicateTask as DuplicateTask
+    from fireforget.errors import FireforgetError as FireforgetError
+    from fireforget.errors import InvalidOption as InvalidOption
+    from fireforget.errors import InvalidPayload as InvalidPayload
+    from fireforget.errors import InvalidTask as InvalidTask
+    from fireforget.errors import JobCancelled as JobCancelled
+    from fireforget.errors import JobTimeout as JobTimeout
+    from fireforget.errors import QueueClosed as QueueClosed
+    from fireforget.errors import RegistrationError as RegistrationError
+    from fireforget.errors import RetryLater as RetryLater
+    from fireforget.errors import RevokeTask as RevokeTask
+    from fireforget.errors import SchemaTooNew as SchemaTooNew
+    from fireforget.errors import SkipRetry as SkipRetry
+    from fireforget.errors import StoreBusy as StoreBusy
+    from fireforget.errors import StoreCorrupt as StoreCorrupt
+    from fireforget.errors import StoreError as StoreError
+    from fireforget.errors import StoreFull as StoreFull
+    from fireforget.errors import StoreReadOnly as StoreReadOnly
+    from fireforget.errors import StoreReplaced as StoreReplaced
+    from fireforget.errors import StoreUnavailable as StoreUnavailable
+    from fireforget.errors import TaskIDConflict as TaskIDConflict
+    from fireforget.errors import UnknownJob as UnknownJob
+    from fireforget.errors import UnknownOption as UnknownOption
+    from fireforget.errors import WorkerError as WorkerError
+    from fireforget.inspector import Inspector as Inspector
+    from fireforget.job import current_job as current_job
+    from fireforget.metrics import write_metrics as write_metrics
+    from fireforget.patterns import fire_and_forget as fire_and_forget
+    from fireforget.patterns import flush as flush
+    from fireforget.patterns import submission_counts as submission_counts
+    from fireforget.queue_sqlite import SqliteQueue as SqliteQueue
+    from fireforget.registry import Registry as Registry
+    from fireforget.task import Progress as Progress
+    from fireforget.task import State as State
+    from fireforget.task import Task as Task
+    from fireforget.task import TaskInfo as TaskInfo
 
 
 def __getattr__(name: str) -> object:

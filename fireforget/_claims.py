@@ -144,7 +144,9 @@ class Claims:
         """Raise `SchemaTooNew` when a newer program has migrated the file in the meantime; called in each transaction."""
         version = self.connection.execute(_sql.SCHEMA_VERSION).fetchone()
         if version is None or int(version[0]) != _schema.VERSION:
-            raise SchemaTooNew(self.path, f"another program migrated it to schema version {version and version[0]}: upgrade this worker")
+            raise SchemaTooNew(
+                self.path, f"another program migrated it to schema version {version and version[0]}: upgrade this worker"
+            )
 
     def check_identity(self) -> None:
         """Raise `StoreReplaced` when the file at the path is another one by now."""
@@ -172,7 +174,7 @@ class Claims:
             (_sql.PUT_BACK, s.put_back),
         ):
             if rows:
-                late += len(rows) - run(statement, rows).rowcount  # type: ignore[arg-type]
+                late += len(rows) - run(statement, rows).rowcount
         if s.forgotten:
             run(_sql.DELETE_ATTEMPTS_OF_GONE, s.forgotten)
         return late

@@ -9,13 +9,16 @@ long.
                                \\-> or, at max_threads, the next thread that is free
 
 One lock, `_lock`, guards everything and is never held while work runs. A parked thread waits on a bell of its own, a
-bare lock used as a semaphore: a ring before the wait is not lost. It ends after `idle_seconds` without work.
+bare lock used as a semaphore: a ring before the wait is not lost, and one too many only makes it look twice. It ends
+after `idle_seconds` without work. The last one stays and sleeps, because Python 3.12 starts no thread once the
+interpreter has begun to leave: what exit callbacks submit then still has one.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -31,6 +34,12 @@ def new_bell() -> threading.Lock:
     return bell
 
 
+def ring(bell: threading.Lock) -> None:
+    """Ring a bell; one that was rung already stays rung."""
+    with suppress(RuntimeError):
+        bell.release()
+
+
 def wait_for(bell: threading.Lock, seconds: float) -> bool:
     """Wait until the bell is rung, for at most `seconds` (below 0 is 0); return whether it was."""
     return bell.acquire(timeout=min(max(seconds, 0.0), threading.TIMEOUT_MAX))
@@ -39,7 +48,7 @@ def wait_for(bell: threading.Lock, seconds: float) -> bool:
 class DaemonExecutor(Executor):
     """Run calls on daemon threads; thread-safe, and re-entrant (a finalizer may submit in the middle of a submit).
 
-    `name` begins the names of the threads, `max_threads` bounds them, and a thread ends after `idle_seconds` without
+    `name` begins the names of the threads, `max_threads` bounds them, and all but one end after `idle_seconds` without
     work. After a fork the child needs an executor of its own: the threads have stayed in the parent.
     """
 
@@ -65,27 +74,32 @@ class DaemonExecutor(Executor):
             if self._closed:
                 raise RuntimeError("this executor was shut down: make a new one")
             self._work.append(work)
-            bell = self._parked.pop() if self._parked else None
-            growing = bell is None and self._threads < self._max_threads
-            if growing:
-                self._threads += 1
-        if bell is not None:
-            bell.release()
-        elif growing:
-            self._start_thread(work)
+            if not self._ring_one() and self._threads < self._max_threads:
+                self._start_thread(work)
         return future
+
+    def _ring_one(self) -> bool:
+        """Wake a parked thread; False when there is none."""
+        if not self._parked:
+            return False
+        # Rung first: should a signal handler raise in between, the thread wakes up and takes itself off the list.
+        bell = self._parked[-1]
+        ring(bell)
+        if bell in self._parked:
+            self._parked.remove(bell)
+        return True
 
     def _start_thread(self, work: _Work) -> None:
         self._started += 1
+        self._threads += 1
         try:
             threading.Thread(target=self._run, name=f"{self._name}-{self._started}", daemon=True).start()
         except (RuntimeError, MemoryError):  # no more threads, or the interpreter is leaving
-            with self._lock:
-                self._threads -= 1
-                if self._threads:
-                    return  # a thread that is busy now gets to it
+            self._threads -= 1
+            if not self._threads:
                 self._work.remove(work)
-            raise
+                raise
+            # a thread that is busy now gets to it
 
     def _run(self) -> None:
         bell = new_bell()
@@ -98,23 +112,32 @@ class DaemonExecutor(Executor):
         while True:
             with self._lock:
                 if self._work:
-                    return self._work.popleft()
+                    return self._take()
                 if self._closed:
                     self._threads -= 1
                     return None
                 self._parked.append(bell)
-            if not wait_for(bell, self._idle_seconds) and self._retire(bell):
+                seconds = self._idle_seconds if self._threads > 1 else threading.TIMEOUT_MAX
+            rung = wait_for(bell, seconds)
+            if self._is_surplus(bell, rung):
                 return None
 
-    def _retire(self, bell: threading.Lock) -> bool:
-        """End a thread that nobody has rung for; False when the ring came in the last moment."""
+    def _take(self) -> _Work:
+        work = self._work.popleft()
+        if self._work:
+            self._ring_one()  # a submit inside a submit may have rung the same thread twice
+        return work
+
+    def _is_surplus(self, bell: threading.Lock, rung: bool) -> bool:
+        """Take a woken thread off the parked ones; end it when nobody has rung and there is another."""
         with self._lock:
-            if bell in self._parked:
-                self._parked.remove(bell)
-                self._threads -= 1
-                return True
-        bell.acquire()  # who took it from the parked ones is about to ring it
-        return False
+            if bell not in self._parked:
+                return False
+            self._parked.remove(bell)
+            if rung or self._threads == 1:
+                return False
+            self._threads -= 1
+            return True
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work and let the threads end after what was submitted. Never waits, whatever `wait` says."""
@@ -125,7 +148,7 @@ class DaemonExecutor(Executor):
                 self._work.clear()
             bells, self._parked = self._parked, []
         for bell in bells:
-            bell.release()
+            ring(bell)
         for future, *_ in cancelled:
             future.cancel()
 

@@ -17,7 +17,6 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from fireforget import _schema
 from fireforget.errors import (
@@ -352,9 +351,15 @@ _MEANINGS: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_READONLY: (StoreReadOnly, "it cannot be written: give this user the right to write the file and its folder"),
     sqlite3.SQLITE_FULL: (StoreFull, "the disk is full or the file has reached its limit: make room and try again"),
     sqlite3.SQLITE_IOERR: (StoreError, "the disk reports an input/output error: check free space, quota and the disk"),
-    sqlite3.SQLITE_CORRUPT: (StoreCorrupt, "the file is damaged: stop writing, and restore a backup or try `.recover` of sqlite3"),
+    sqlite3.SQLITE_CORRUPT: (
+        StoreCorrupt,
+        "the file is damaged: stop writing, and restore a backup or try `.recover` of sqlite3",
+    ),
     sqlite3.SQLITE_NOTADB: (StoreUnavailable, "this file is not an SQLite database: give another path; it was left as it is"),
-    sqlite3.SQLITE_CANTOPEN: (StoreUnavailable, "SQLite cannot open it: check that the file and its folder can be read and written"),
+    sqlite3.SQLITE_CANTOPEN: (
+        StoreUnavailable,
+        "SQLite cannot open it: check that the file and its folder can be read and written",
+    ),
 }
 
 
@@ -365,4 +370,3 @@ def rollback(connection: sqlite3.Connection) -> None:
             connection.execute("ROLLBACK")
     except sqlite3.Error:
         _log.debug("rollback failed", exc_info=True)
-

@@ -237,8 +237,8 @@ REMOVE = f"DELETE FROM fireforget_job {_FENCE}"
 
 COMPLETE = f"""
 UPDATE fireforget_job
-SET state = {COMPLETED}, worker = NULL, started_at = ?, completed_at = ?, expires_at = ?, result = coalesce(?, result), last_error = ?,
-    unique_key = NULL, unique_until = NULL, cancel_requested_at = NULL
+SET state = {COMPLETED}, worker = NULL, started_at = ?, completed_at = ?, expires_at = ?,
+    result = coalesce(?, result), last_error = ?, unique_key = NULL, unique_until = NULL, cancel_requested_at = NULL
 {_FENCE}
 """
 

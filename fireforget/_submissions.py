@@ -40,7 +40,7 @@ from time import monotonic
 from types import CoroutineType
 from typing import Any, Final, NamedTuple
 
-from fireforget._daemons import DaemonExecutor, new_bell, wait_for
+from fireforget._daemons import DaemonExecutor, new_bell, ring, wait_for
 from fireforget.enqueuer import Enqueuer
 from fireforget.errors import FireforgetError
 from fireforget.payload import size_of
@@ -60,8 +60,8 @@ _ALL_SENDERS = 256
 """Threads for all enqueuers together, so that a program that makes an enqueuer a request cannot run out of them."""
 _SLOW_SECONDS = 0.002
 """Calls that take longer on average let another sender join. For shorter ones the GIL is the bottleneck, and 8 threads
-that fight for it are four times slower than one [measured]. One long call says nothing: it may have waited for the GIL."""
-_HANGING_SECONDS = 0.02
+that fight for it were measured four times slower than one. A single long call says nothing: it may have waited."""
+_HANGING_SECONDS = 0.05
 """A call that has been under way for longer lets another sender join, whatever the average."""
 _KEEPER_REST_SECONDS = 0.01
 """Deadlines closer together than this are looked after together."""
@@ -71,7 +71,7 @@ _REFUSALS_AS_A_WHOLE = 8
 _NEARLY_LATE_SECONDS = 0.05
 _TYPES_LISTED = 10
 _LOGGING_GRACE_SECONDS = 1.0
-"""How long a flush without a timeout waits for log handlers after the last deadline."""
+"""How long a flush without a timeout, or the exit, waits for log handlers after the last deadline."""
 
 
 class Ledger:
@@ -250,7 +250,7 @@ class Buffer:
         self.ledger = Ledger()
         self.ledgers = [self.ledger]
         self._executor = DaemonExecutor("fireforget-sender", _ALL_SENDERS)
-        self._keepers = DaemonExecutor("fireforget-keeper", 1)
+        self._keepers = DaemonExecutor("fireforget-keeper", 2)  # one, and a stand-in
         self._keeper_bell = new_bell()
         self._keeper_runs = False
         self._keeper_parked = False
@@ -300,7 +300,9 @@ class Buffer:
                 self.open += 1
                 self.bytes += size
                 lane.waiting.append((task, options, deadline, seconds, logger, ledger, size))
-                calm = len(lane.senders) >= lane.limit and deadline >= self._wake_at
+                calm = deadline >= self._wake_at and (
+                    len(lane.senders) >= lane.limit or self._is_served(lane, deadline - seconds)
+                )
         except BaseException:  # from a signal handler, also between the acquire and what follows it
             with suppress(RuntimeError):  # interrupted while it waited for the lock
                 self.lock.release()
@@ -337,33 +339,41 @@ class Buffer:
         else:
             log_failure(submission, "the interpreter is exiting and has flushed already")
 
+    def _is_served(self, lane: Lane, now: float) -> bool:
+        """Return whether the lane needs no other sender now, or the keeper is to decide that in a moment."""
+        if len(lane.senders) >= lane.limit:
+            return True
+        return bool(lane.senders) and lane.pace <= _SLOW_SECONDS and self._wake_at <= now + _KEEPER_REST_SECONDS
+
     def _see_to(self, lane: Lane) -> None:
         """Start a sender for the lane if it wants one."""
+        error = None
         with self.lock:
             now = monotonic()
-            sender = Sender(lane, now) if lane.wants_sender(now) else None
-            if sender is not None:
-                lane.senders.append(sender)
-            undecided = sender is None and bool(lane.waiting) and lane.has_room()
-        if undecided:  # the calls under way may be quick ones or hang: look again soon
-            self._wake_keeper(now + _KEEPER_REST_SECONDS)
-        if sender is not None:
-            self._start_sender(sender)
+            if lane.wants_sender(now):
+                error = self._start_sender(Sender(lane, now))
+            elif lane.waiting and lane.has_room():  # the calls under way may be quick ones or hang: look again soon
+                self._wake_keeper(now + _KEEPER_REST_SECONDS)
+        if error is not None:
+            self._disband(lane, error)
 
-    def _start_sender(self, sender: Sender) -> None:
+    def _start_sender(self, sender: Sender) -> str | None:
+        """Start a thread for the sender; return why there is none to be had.
+
+        It becomes a sender of its lane afterwards, while its thread waits for the lock: should a signal handler raise
+        in between, the lane has no sender that never runs, and a thread that runs all the same finds itself
+        dismissed.
+        """
         try:
             self._executor.submit(self._serve, sender)
-        except (RuntimeError, MemoryError) as error:  # no thread can be started: say so rather than leave them waiting
-            self._disband(sender, describe(error))
-        except BaseException:  # from a signal handler; a sender that runs all the same finds itself dismissed
-            with self.lock:
-                sender.leave_lane()
-            raise
+        except (RuntimeError, MemoryError) as error:
+            return describe(error)
+        sender.lane.senders.append(sender)
+        return None
 
-    def _disband(self, sender: Sender, error: str) -> None:
-        lane = sender.lane
+    def _disband(self, lane: Lane, error: str) -> None:
+        """Fail what waits where nobody will send it."""
         with self.lock:
-            sender.leave_lane()
             stranded = [] if lane.senders else lane.clear()
             self._forget_if_done(lane)
         self._fail(stranded, error)
@@ -394,13 +404,13 @@ class Buffer:
         with self.lock:
             now = monotonic()
             if not sender.fresh:
-                lane.pace += (now - sender.since - lane.pace) / 10
+                lane.pace += (now - sender.since - lane.pace) / 20
             sender.fresh, sender.since = False, now
             sender.held, sender.closed = [], set()
             if self._is_dismissed(sender):
                 return []
             sender.held = batch = lane.take()
-            growing = len(lane.senders) < lane.limit
+            growing = bool(lane.waiting) and not self._is_served(lane, now)
         if growing:
             self._see_to(lane)
         return batch
@@ -495,7 +505,7 @@ class Buffer:
                 if not ledger.open and ledger.bells:
                     bells, ledger.bells = ledger.bells, []
                     for bell in bells:
-                        bell.release()
+                        ring(bell)
 
     # --- the keeper: on its own thread ---
 
@@ -504,27 +514,30 @@ class Buffer:
         with self.lock:
             if at >= self._wake_at:
                 return
-            self._wake_at = at
-            starting, self._keeper_runs = not self._keeper_runs, True
-            ringing, self._keeper_parked = self._keeper_parked, False
-        if ringing:  # one that is not parked is about to work out its next sleep anyway
-            self._keeper_bell.release()
-        if starting:
-            self._start_keeper()
+            if self._keeper_parked:
+                ring(self._keeper_bell)
+                self._keeper_parked = False
+            elif not self._keeper_runs:
+                self._start_keeper()
+            self._wake_at = at  # last, so that what a signal handler interrupts is done by the next submission
 
     def _start_keeper(self) -> None:
         if not self._hooked:
             self._hooked = True
             leave_with_multiprocessing()
-        try:
+        with suppress(RuntimeError, MemoryError):  # no thread to be had: without one, the senders see to the deadlines
             self._keepers.submit(self._keep)
-        except BaseException as error:
-            with self.lock:
-                self._keeper_runs, self._wake_at = False, inf
-            if not isinstance(error, RuntimeError | MemoryError):
-                raise  # from a signal handler; those two mean that there is no thread to be had now
+            self._keeper_runs = True
 
     def _keep(self) -> None:
+        """Be the keeper; should it fail, the next submission starts another."""
+        try:
+            self._watch()
+        finally:
+            with self.lock:
+                self._keeper_runs, self._keeper_parked, self._wake_at = False, False, inf
+
+    def _watch(self) -> None:
         """Look around, sleep until the next deadline, and end when there is none."""
         while True:
             late, wanting = self._look()
@@ -535,13 +548,14 @@ class Buffer:
             seconds = self._next_sleep()
             if seconds is None:
                 return
-            self._sleep(seconds)
+            wait_for(self._keeper_bell, seconds)
 
     def _look(self) -> tuple[list[Submission], list[Lane]]:
         """Claim all that is past its deadline; return it, and the lanes that want a sender."""
         late: list[Submission] = []
         wanting: list[Lane] = []
         with self.lock:
+            self._keeper_parked = False
             now = monotonic()
             for lane in list(self.lanes.values()):
                 for sender in list(lane.senders):
@@ -563,19 +577,9 @@ class Buffer:
             if self._unsaid_drops:
                 wake_at = min(wake_at, self._drops_said_at + _DROP_RECORD_SECONDS)
             self._wake_at = wake_at
-            if wake_at == inf:
-                self._keeper_runs = False
-                return None
-            self._keeper_parked = True
-            return max(wake_at - monotonic(), _KEEPER_REST_SECONDS)
-
-    def _sleep(self, seconds: float) -> None:
-        if wait_for(self._keeper_bell, seconds):
-            return
-        with self.lock:
-            rung, self._keeper_parked = not self._keeper_parked, False
-        if rung:
-            self._keeper_bell.acquire()  # rung in the last moment: a ring left over would cut the next sleep short
+            self._keeper_parked = wake_at < inf
+            self._keeper_runs = self._keeper_parked
+            return max(wake_at - monotonic(), _KEEPER_REST_SECONDS) if self._keeper_runs else None
 
     def _say_drops(self, *, at_once: bool = False) -> None:
         """Log how many were dropped since the last such record, at most once a second."""
@@ -594,7 +598,7 @@ class Buffer:
         """Wait for all that was submitted before; return how many of it did not arrive, as `patterns.flush` says."""
         with self.lock:
             ledgers = self._close_ledger()
-            deadline = self._latest_deadline() + _LOGGING_GRACE_SECONDS if timeout is None else monotonic() + timeout
+            deadline = self._latest_deadline() if timeout is None else monotonic() + timeout
         self._wait(ledgers, deadline)
         self._say_drops()
         with self.lock:
@@ -613,7 +617,9 @@ class Buffer:
         return ledgers
 
     def _latest_deadline(self) -> float:
-        return max((lane.latest for lane in self.lanes.values()), default=0.0)
+        """Return by when everything is settled and logged."""
+        latest = max((lane.latest for lane in self.lanes.values()), default=0.0)
+        return max(latest, monotonic()) + _LOGGING_GRACE_SECONDS
 
     def _wait(self, ledgers: Iterable[Ledger], deadline: float) -> None:
         with self.lock:

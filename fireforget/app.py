@@ -45,7 +45,9 @@ def load_registry(app: str) -> Registry:
 def _own_traceback(error: BaseException) -> str:
     """Return the traceback without the frames of this module and of importlib, which are nobody's mistake."""
     trace = error.__traceback__
-    while trace is not None and ("importlib" in trace.tb_frame.f_code.co_filename or trace.tb_frame.f_code.co_filename == __file__):
+    while trace is not None and (
+        "importlib" in trace.tb_frame.f_code.co_filename or trace.tb_frame.f_code.co_filename == __file__
+    ):
         trace = trace.tb_next
     return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
 

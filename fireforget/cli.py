@@ -13,6 +13,7 @@ from typing import Any
 
 from fireforget import __version__
 from fireforget.errors import FireforgetError, StoreUnavailable
+from fireforget.task import State
 
 DEFAULT_DB = "fireforget.db"
 
@@ -48,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
 
     commands.add_parser("worker", help="run the jobs of an application (see worker --help)", add_help=False)
 
-    stats = commands.add_parser("stats", help="print queues and states", epilog="Example: python -m fireforget stats --db shop.db")
+    stats = commands.add_parser(
+        "stats", help="print queues and states", epilog="Example: python -m fireforget stats --db shop.db"
+    )
     _add_common_flags(stats)
     stats.set_defaults(run=_stats)
     return parser
@@ -86,11 +89,22 @@ def _stats(arguments: argparse.Namespace) -> int:
     print_table(["queue", *states, "latency"], rows, empty="no jobs are stored")
     print(f"\n{len(workers)} worker{'' if len(workers) == 1 else 's'}" + (":" if workers else ""))
     for worker in workers:
-        print(f"  {worker.name}  {worker.concurrency} children, {worker.active} active jobs, since {worker.started_at:%Y-%m-%d %H:%M:%S} UTC")
+        since = f"{worker.started_at:%Y-%m-%d %H:%M:%S} UTC"
+        print(f"  {worker.name}  {worker.concurrency} children, {worker.active} active jobs, since {since}")
     return 0
 
 
-_STATES = ("pending", "active", "scheduled", "retry", "archived", "completed", "aggregating", "blocked", "cancelled")
+_STATES = (
+    State.PENDING,
+    State.ACTIVE,
+    State.SCHEDULED,
+    State.RETRY,
+    State.ARCHIVED,
+    State.COMPLETED,
+    State.AGGREGATING,
+    State.BLOCKED,
+    State.CANCELLED,
+)
 
 
 def _print_json(queues: Sequence[Any], workers: Sequence[Any]) -> None:

@@ -63,9 +63,7 @@ class TaskIDConflict(FireforgetError):
     """The `task_id` is taken by a job of the same database, in whatever state it is. Nothing was stored."""
 
     def __init__(self, task_id: str) -> None:
-        super().__init__(
-            f"task_id {task_id!r} is taken by a stored job: choose another id, or delete that job first"
-        )
+        super().__init__(f"task_id {task_id!r} is taken by a stored job: choose another id, or delete that job first")
         self.task_id = task_id
 
 
@@ -77,9 +75,7 @@ class DuplicateTask(FireforgetError):
 
     def __init__(self, unique_key: str, existing_id: str | None) -> None:
         holder = f"job {existing_id}" if existing_id else "another job"
-        super().__init__(
-            f"{holder} holds the unique key {unique_key!r}: wait until it has ended or its unique_for has passed"
-        )
+        super().__init__(f"{holder} holds the unique key {unique_key!r}: wait until it has ended or its unique_for has passed")
         self.unique_key = unique_key
         self.existing_id = existing_id
 
@@ -146,7 +142,7 @@ class WorkerError(FireforgetError):
 
 
 class ChildDied(FireforgetError):
-    """The process of a job ended under it: by a signal, by `os._exit`, or for want of memory. Given to `retry_delay` functions."""
+    """The process of a job ended under it: by a signal, `os._exit`, or for want of memory. Given to `retry_delay` functions."""
 
 
 # --- what a handler raises to steer its own job -------------------------------------------------------------------------

@@ -116,7 +116,9 @@ class Inspector:
                 raise UnknownJob(job_id)
             return connection.execute(_sql.ATTEMPTS, {"n": row[0]}).fetchall()
 
-    def tasks(self, state: State | str, *, queue: str | None = None, limit: int = 100, after: str | None = None) -> list[TaskInfo]:
+    def tasks(
+        self, state: State | str, *, queue: str | None = None, limit: int = 100, after: str | None = None
+    ) -> list[TaskInfo]:
         """Return jobs of a state in the order in which they were enqueued.
 
         `queue` narrows it to one; `limit` is the most to return; `after` is the id of the last job of the page before. Raises

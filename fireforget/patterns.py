@@ -69,10 +69,10 @@ def fire_and_forget(
     Raises `InvalidTask`, `UnknownOption` or `InvalidOption` for what is wrong whatever the enqueuer says, and nothing
     else.
 
-    Thread-safe, and safe in signal handlers. Leaving the interpreter waits for what is on its way, no longer than its
-    timeouts, and logs what is lost. A forked child starts with an empty buffer of its own. A process that ends by
-    `os._exit` or is killed loses what it had not yet sent: where a task must not be lost, call `enqueue`, or `flush`
-    before the end.
+    Thread-safe. Leaving the interpreter waits for what is on its way, no longer than its timeouts, and logs what is
+    lost (under Python 3.12, a first submission that comes as late as that finds no thread, and fails). A forked child
+    starts with an empty buffer of its own. A process that ends by `os._exit` or is killed loses what it had not yet
+    sent: where a task must not be lost, call `enqueue`, or `flush` before the end.
     """
     if type(task) is not Task:
         check_task(task)

@@ -61,9 +61,10 @@ _ROWS_IN_A_GROUP = 1000
 _COMMITS_BETWEEN_WAL_CHECKS = 64
 _SETTLED = frozenset({State.COMPLETED, State.ARCHIVED, State.CANCELLED})
 
-_new_nonce = random.Random().getrandbits  # only has to differ from the few ids that a rollback gave away
+_nonces = random.Random()  # they only have to differ from the few ids that a rollback gave away
+_new_nonce = _nonces.getrandbits
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _new_nonce.__self__.seed())  # type: ignore[attr-defined]
+    os.register_at_fork(after_in_child=_nonces.seed)
 
 Row = dict[str, Any]
 
@@ -227,30 +228,7 @@ class SqliteQueue:
         return self._stored(row, insert_one(connection, row))
 
     def _stored(self, row: Row, n: int) -> TaskInfo:
-        return TaskInfo._make(
-            {
-                "id": row["task_id"] or public_id(self._tag, n, row["nonce"]),
-                "type": row["type"],
-                "queue": row["queue"],
-                "state": State.PENDING if row["state"] == _sql.PENDING else State.SCHEDULED,
-                "payload": json_payload.decode(row["payload"]),
-                "headers": {} if row["headers"] is None else json_payload.decode(row["headers"]),
-                "priority": row["priority"],
-                "retry_count": 0,
-                "max_retry": row["max_retry"],
-                "timeout": row["timeout"],
-                "deadline": to_datetime(row["deadline"]),
-                "last_error": None,
-                "enqueued_at": to_datetime(row["enqueued_at"]),
-                "next_process_at": to_datetime(row["due"]),
-                "started_at": None,
-                "completed_at": None,
-                "result": None,
-                "progress": None,
-                "group": None,
-                "worker": None,
-            }
-        )
+        return TaskInfo._when_read(_fields_of_new, row, n, self._tag)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -276,7 +254,9 @@ class SqliteQueue:
                 return info
             left = pause if deadline is None else min(pause, deadline - time.monotonic())
             if left <= 0:
-                raise TimeoutError(f"job {job_id} is {info.state} after {seconds:g} s: wait longer, or look at its queue and worker")
+                raise TimeoutError(
+                    f"job {job_id} is {info.state} after {seconds:g} s: wait longer, or look at its queue and worker"
+                )
             time.sleep(left)
             pause = min(pause * 1.5, 0.05)
 
@@ -350,7 +330,8 @@ class GroupCommit:
                 self._waiting.remove(mine)
                 raise StoreBusy(
                     self._database.path,
-                    f"other threads of this program were writing for the {mine.wait:.1f} s that the call would wait: wait longer (timeout=)",
+                    f"other threads of this program were writing for the {mine.wait:.1f} s that the call would wait: wait longer "
+                    "(timeout=)",
                 )
         mine.turn.acquire()  # somebody writes it at this moment; that ends by its own timeout
 
@@ -550,36 +531,64 @@ def find_job(connection: sqlite3.Connection, job_id: str, tag: str) -> tuple[Any
     return row
 
 
+def _fields_of_new(row: Row, n: int, tag: str) -> dict[str, Any]:
+    """Return the fields of the `TaskInfo` of a job that has just been stored."""
+    return {
+        "id": row["task_id"] or public_id(tag, n, row["nonce"]),
+        "type": row["type"],
+        "queue": row["queue"],
+        "state": STATE_OF_NUMBER[row["state"]],
+        "payload": json_payload.decode(row["payload"]),
+        "headers": json_payload.decode(row["headers"]) or {},
+        "priority": row["priority"],
+        "retry_count": 0,
+        "max_retry": row["max_retry"],
+        "timeout": row["timeout"],
+        "deadline": to_datetime(row["deadline"]),
+        "last_error": None,
+        "enqueued_at": to_datetime(row["enqueued_at"]),
+        "next_process_at": to_datetime(row["due"]),
+        "started_at": None,
+        "completed_at": None,
+        "result": None,
+        "progress": None,
+        "group": None,
+        "worker": None,
+    }
+
+
 def info_of(row: tuple[Any, ...], tag: str) -> TaskInfo:
     """Return the `TaskInfo` of a row of `_sql.JOB_COLUMNS`."""
+    return TaskInfo._when_read(_fields_of, row, tag)
+
+
+def _fields_of(row: tuple[Any, ...], tag: str) -> dict[str, Any]:
     (n, nonce, task_id, type, queue, state_number, payload, headers, priority, retry_count, max_retry, timeout, deadline,
      last_error, enqueued_at, due, started_at, completed_at, result, progress, note, group, worker) = row  # fmt: skip
     state = STATE_OF_NUMBER[state_number]
     waits = state in (State.SCHEDULED, State.PENDING, State.RETRY)
-    return TaskInfo._make(
-        {
-            "id": task_id or public_id(tag, n, nonce),
-            "type": type,
-            "queue": queue,
-            "state": state,
-            "payload": _lenient(payload),
-            "headers": _lenient(headers) or {},
-            "priority": priority,
-            "retry_count": retry_count,
-            "max_retry": max_retry,
-            "timeout": timeout,
-            "deadline": to_datetime(deadline),
-            "last_error": last_error,
-            "enqueued_at": to_datetime(enqueued_at),
-            "next_process_at": to_datetime(due) if waits else None,
-            "started_at": to_datetime(started_at),
-            "completed_at": to_datetime(completed_at),
-            "result": _lenient(result),
-            "progress": None if progress is None else Progress(progress, note),
-            "group": group,
-            "worker": worker,
-        }
-    )
+    return {
+        "id": task_id or public_id(tag, n, nonce),
+        "type": type,
+        "queue": queue,
+        "state": state,
+        "payload": _lenient(payload),
+        "headers": _lenient(headers) or {},
+        "priority": priority,
+        "retry_count": retry_count,
+        "max_retry": max_retry,
+        "timeout": timeout,
+        "deadline": to_datetime(deadline),
+        "last_error": last_error,
+        "enqueued_at": to_datetime(enqueued_at),
+        "next_process_at": to_datetime(due) if waits else None,
+        "started_at": to_datetime(started_at),
+        "completed_at": to_datetime(completed_at),
+        "result": _lenient(result),
+        "progress": None if progress is None else Progress(progress, note),
+        "group": group,
+        "worker": worker,
+    }
 
 
 def _lenient(text: Any) -> Any:

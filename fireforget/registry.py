@@ -76,7 +76,9 @@ class Definition(Generic[P, R]):
             elif kind in _BY_NAME:
                 payload[name] = value
             else:
-                raise TypeError(f"{self.pattern}: {name} can only be given by position and a payload has names: make it a keyword")
+                raise TypeError(
+                    f"{self.pattern}: {name} can only be given by position and a payload has names: make it a keyword"
+                )
         return payload
 
     def call(self, payload: Any) -> R:

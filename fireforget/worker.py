@@ -5,6 +5,7 @@ not start, each with one clear line. Nothing is defined here that a child would 
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from fireforget import logs
 from fireforget._pool.config import DEFAULT_METRICS_INTERVAL, DEFAULT_QUEUES, DEFAULT_SHUTDOWN_TIMEOUT
 from fireforget._pool.control import Worker
 from fireforget.app import AppError, load_registry
-from fireforget.errors import FireforgetError, InvalidTask
+from fireforget.errors import FireforgetError
 
 __all__ = ["Worker", "main"]
 
@@ -35,6 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         worker.run()
     except FireforgetError as error:
         print(f"fireforget worker: cannot go on: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        logging.getLogger("fireforget.worker").debug("unexpected error", exc_info=True)
+        print(
+            f"fireforget worker: cannot go on: unexpected {type(error).__name__}: {error} (see --log-level debug)",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

@@ -27,6 +27,7 @@ import mmap
 import os
 import secrets
 import struct
+from contextlib import suppress
 from enum import IntEnum
 
 try:
@@ -88,10 +89,8 @@ class Board:
 
     def remove(self) -> None:
         """Give up the lock and remove the file; the worker owns nothing any more."""
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(self.path)
-        except FileNotFoundError:
-            pass
         os.close(self.descriptor)
 
 
@@ -204,10 +203,8 @@ class DeadBoard:
 
     def remove(self) -> None:
         """Remove the file and give up its lock."""
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(self.path)
-        except FileNotFoundError:
-            pass
         self.release()
 
     def release(self) -> None:

@@ -99,4 +99,3 @@ class Bookkeeper:
         gauges["fireforget_worker_children", ()] = self._children()
         gauges["fireforget_wal_bytes", ()] = _db.wal_size(self._database.path)
         return gauges
-

@@ -88,7 +88,7 @@ class Mailbox:
             del self._out[:sent]
 
     def receive(self) -> list[Any]:
-        """Return all messages that have arrived; sets `ended` when the child has closed its end."""
+        """Return all messages that have arrived by now; sets `ended` when the child has closed its end."""
         while not self.ended:
             try:
                 data = self.socket.recv(_CHUNK)
@@ -100,8 +100,6 @@ class Mailbox:
                 self.ended = True
                 break
             self._in += data
-            if len(data) < _CHUNK:
-                break
         messages = []
         while (message := _take(self._in)) is not None:
             messages.append(message)

@@ -24,7 +24,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from fireforget import logs, middleware
@@ -219,7 +219,9 @@ class Child:
     def _answer(self, token: int, type: str, retry_count: int, error: str, timed_out: bool) -> None:
         """Tell after how many seconds a job is to run again whose process was killed: policies run in children alone."""
         definition = self.definition(type)
-        policy = definition.retry_delay if definition is not None and definition.retry_delay is not None else self.registry.retry_delay
+        policy = (
+            definition.retry_delay if definition is not None and definition.retry_delay is not None else self.registry.retry_delay
+        )
         try:
             delay = delay_after(policy, retry_count, JobTimeout(error) if timed_out else ChildDied(error))
         except BaseException as failed:
@@ -259,21 +261,21 @@ class _InTurn:
         started_at, limit_at, done_at = self._slot.started_at, self._slot.limit_at, self._slot.done_at
         run, monotonic = self._runner.run, time.monotonic
         began = now = monotonic()
-        index = first - 1
+        ran = 0
         for index, row in enumerate(rows, first):
             words[number_at] = row[0]
             doubles[began_at] = now
             words[index_at] = index + 1
             words[started_at] = index + 1
             if words[limit_at] <= index:  # taken back; so is all that follows
-                index -= 1
                 break
             outcome = run(index, row)
             if outcome is not None or "fireforget.patterns" in sys.modules:
                 self._child.finish_job(index, outcome, always=False)
             words[done_at] = index + 1
+            ran += 1
             now = monotonic()
-        self._child.report_position(first + len(rows), index + 1, index + 1 - first, now - began)
+        self._child.report_position(first + len(rows), first + ran, ran, now - began)
 
     def interrupt(self) -> None:
         """Raise in the running handler if it is the one that the board names; a signal that comes late does nothing."""
@@ -478,10 +480,8 @@ def child_main(registry: Registry, settings: Settings, board: Board) -> Callable
 def _let_go(connection: socket.socket, board: Board) -> None:
     """In a process that a handler forks: it must hold neither the worker's lock nor the channel."""
     connection.close()
-    try:
+    with suppress(OSError):
         os.close(board.descriptor)
-    except OSError:
-        pass
 
 
 def _text_of(error: BaseException) -> str:

@@ -73,7 +73,7 @@ def _weights(value: object) -> dict[str, int]:
     elif isinstance(value, str) or not hasattr(value, "__iter__"):
         raise InvalidOption("queues", value, "give a mapping from queue to weight, such as {'critical': 6, 'low': 1}")
     else:
-        pairs = {name: 1 for name in value}
+        pairs = dict.fromkeys(value, 1)
     if not pairs:
         raise InvalidOption("queues", value, "name at least one queue")
     for name, weight in pairs.items():
@@ -84,7 +84,7 @@ def _weights(value: object) -> dict[str, int]:
 
 
 def _metrics_path(value: Any) -> str:
-    path = os.path.abspath(os.fspath(value))
+    path: str = os.path.abspath(os.fspath(value))
     if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
         raise InvalidOption("metrics_file", value, "give the path of a file in a folder that exists")
     return path

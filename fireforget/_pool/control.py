@@ -20,11 +20,11 @@ _REQUEST_OF_SIGNAL = {"SIGTERM": "stop", "SIGINT": "stop", "SIGTSTP": "pause", "
 class Worker:
     """Runs the jobs of a queue in a pool of processes.
 
-    `registry` has the handlers; `queue` is a `SqliteQueue` or the path of its file. The other arguments are those of the
-    command's flags: `concurrency` child processes (None: one for each CPU), `threads` jobs at once in each (1), `queues` with their
-    weights (critical 6, default 3, low 1), `strict_priority` (heavier queues first, always), `burst` (end when nothing is left to
-    run), `metrics_file` and `metrics_interval` in seconds (None, 15), `shutdown_timeout` in seconds for running jobs at a stop
-    (30), `max_tasks_per_child` and `max_rss_mb` to replace a child between jobs (None: never).
+    `registry` has the handlers; `queue` is a `SqliteQueue` or the path of its file. The other arguments are the command's flags:
+    `concurrency` child processes (None: one for each CPU), `threads` jobs at once in each (1), `queues` with their weights
+    (critical 6, default 3, low 1), `strict_priority` (heavier queues first, always), `burst` (end when nothing is left to run),
+    `metrics_file` and `metrics_interval` in seconds (None, 15), `shutdown_timeout` in seconds for running jobs at a stop (30),
+    `max_tasks_per_child` and `max_rss_mb` to replace a child between jobs (None: never).
 
     Use `run()` in a program of its own, or `start()` and `shutdown()`, or `with`, inside an application. A worker can be started
     once. Start it before the application has threads if you can: its processes are forked from the application's.

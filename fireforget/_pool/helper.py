@@ -16,6 +16,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from fireforget._pool.channel import Channel, Mailbox
@@ -63,19 +64,15 @@ class ForkHelper:
 
     def signal_child(self, pid: int, number: int) -> None:
         """Send a signal to a child; nothing happens when it has ended."""
-        try:
+        with suppress(OSError):  # the helper is gone, and has killed its children
             self._socket.send(bytes([_SIGNAL, number]) + pid.to_bytes(4, "little"))
-        except OSError:
-            pass  # the helper is gone, and has killed its children
 
     def close(self) -> None:
         """End the helper, and with it whatever children are left, and wait for it."""
         self._socket.close()
         os.close(self._life)
-        try:
+        with suppress(ChildProcessError):  # the application ignores SIGCHLD, or reaped it
             os.waitpid(self.pid, 0)
-        except ChildProcessError:
-            pass  # the application ignores SIGCHLD, or reaped it
 
     def close_in_forked_child(self) -> None:
         """In a process that the application forks: let go of what would keep the helper believing that the worker lives."""
@@ -217,10 +214,8 @@ class _Helper:
                 self._tell(("died", pid, status))
 
     def _tell(self, message: Any) -> None:
-        try:
+        with suppress(OSError):  # the supervisor is gone; the loop is about to read that
             self._channel.send(message)
-        except OSError:
-            pass  # the supervisor is gone; the loop is about to read that
 
     def _kill_all(self) -> None:
         for pid in self._children:
@@ -245,4 +240,3 @@ def die_with_the_worker(life: int) -> None:
     fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
     if select.select([own], [], [], 0)[0]:  # it died in between, and no signal will come of that
         os._exit(1)
-

@@ -18,10 +18,10 @@ import os
 import select
 import signal
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from fireforget import _db, logs, metrics
@@ -69,8 +69,6 @@ class _Child:
         """The jobs in its hands, by index, in order."""
         self.sent = 0
         """The index of the next job it will be given."""
-        self.settled = 0
-        """With one thread: the index below which the board's word has been taken in."""
         self.outcomes: dict[int, Row | None] = {}
         self.position = 0
         self.pace = Pace()
@@ -181,7 +179,7 @@ class Supervisor:
         """Work until a stop was asked for and is done. Raises `WorkerError` or `StoreError` when it cannot go on."""
         logs.event(
             logging.INFO,
-            f"worker {self.name} started: {self._settings.concurrency} children, queues "
+            f"worker started: {self._settings.concurrency} children, queues "
             + ", ".join(f"{name}={weight}" for name, weight in self._settings.queues.items()),
             worker=self.name,
             pid=os.getpid(),
@@ -196,7 +194,7 @@ class Supervisor:
             raise
         finally:
             self._close()
-        logs.event(logging.INFO, f"worker {self.name} stopped", worker=self.name, pid=os.getpid())
+        logs.event(logging.INFO, "worker stopped", worker=self.name, pid=os.getpid())
 
     def set_patience(self, timeout: Seconds) -> None:
         """Set how many seconds running jobs have at the stop; raises `InvalidOption`."""
@@ -205,10 +203,8 @@ class Supervisor:
     def request(self, what: str) -> None:
         """Ask the loop to "stop", or to "pause" or "resume" claiming; from any thread, or a signal handler."""
         self._requests.append(what)
-        try:
+        with suppress(BlockingIOError, AttributeError, OSError):  # it is awake, or not open yet, or over
             os.write(self._wake_write, b"!")
-        except (BlockingIOError, AttributeError, OSError):
-            pass  # it is awake, or not open yet, or over
 
     def _is_done(self) -> bool:
         if self._stopping_since is None:
@@ -273,8 +269,6 @@ class Supervisor:
             if child.mailbox.fileno() in ready:
                 child.mailbox.flush()
                 self._hear(child)
-                if child.mailbox.ended:  # else its end would wake the loop again and again until the helper tells of its death
-                    self._poll.unregister(child.mailbox.socket)
 
     def _pause(self) -> float:
         """Return how long the loop may sleep, in seconds."""
@@ -370,10 +364,7 @@ class Supervisor:
 
     def _died(self, pid: int, status: int) -> None:
         child = next(child for child in self._children.values() if child.pid == pid)
-        had_ended = child.mailbox.ended
         self._hear(child)
-        if child.mailbox.ended and not had_ended:
-            self._poll.unregister(child.mailbox.socket)
         self._collect(child)
         code = os.waitstatus_to_exitcode(status)
         expected = code == 0 and (child.retiring or self._stopping_since is not None)
@@ -415,7 +406,11 @@ class Supervisor:
     # --- what children say --------------------------------------------------------------------------------------------
 
     def _hear(self, child: _Child) -> None:
-        for message in child.mailbox.receive():
+        had_ended = child.mailbox.ended
+        messages = child.mailbox.receive()
+        if child.mailbox.ended and not had_ended:  # else its end would wake the loop until the helper tells of its death
+            self._poll.unregister(child.mailbox.socket)
+        for message in messages:
             kind = message[0]
             if kind == "position":
                 self._hear_position(child, *message[1:])
@@ -470,29 +465,27 @@ class Supervisor:
         return row[0], self._claims.worker, row[1]
 
     def _collect(self, child: _Child) -> None:
-        """Move the jobs of a child that have ended into the settlement."""
+        """Move the jobs of a child that have ended into the settlement.
+
+        With one thread the board says which have ended, and it is read before the mailbox: whatever there is to tell of a job
+        was sent before the board said "done". The other way round, a failure could be taken for a success.
+        """
         jobs, outcomes = child.jobs, child.outcomes
-        ended: Iterable[int]
-        if self._settings.threads == 1:
-            done = child.slot.done if child.pid else child.settled
-            ended = range(child.settled, done)
-            child.settled = max(child.settled, done)
-        else:
-            ended = list(outcomes)
-        if not ended and not outcomes:
+        done = child.slot.done if self._settings.threads == 1 and child.pid else 0
+        if not outcomes and (not jobs or done <= next(iter(jobs))):
             return
+        self._hear(child)
         worker = self._claims.worker
         removed = self._settlement.removed
         with self._enforcer.lock:
+            ended = [index for index in jobs if index < done or index in outcomes]
             if not outcomes:
                 for index in ended:
                     row = jobs.pop(index)
                     removed.append((row[0], worker, row[1]))
                 return
-            # an outcome is sent before the board says "done": with one thread it may be ahead of it
-            for index in sorted({*ended, *outcomes}):
+            for index in ended:
                 self._settle(jobs.pop(index), outcomes.pop(index, None))
-                child.settled = max(child.settled, index + 1)
 
     def _settle(self, row: Row, outcome: Row | None) -> None:
         if outcome is None:

@@ -92,13 +92,15 @@ assert flush() == 1
 def test_what_threads_and_exit_callbacks_submit_is_sent():
     """Non-daemon threads and `atexit` callbacks still run when the main thread is done; what they submit arrives."""
     lines, errors, _, _ = run("""
+fire_and_forget(Prints(), Task("early"))
+flush()
 atexit.register(lambda: fire_and_forget(Prints(), Task("callback")))
 def late():
     threading.main_thread().join()
     fire_and_forget(Prints(), Task("thread"))
 threading.Thread(target=late).start()
 """)
-    assert lines == ["callback True", "thread True"]
+    assert lines == ["callback True", "early True", "thread True"]
     assert errors == ""
 
 

@@ -1,0 +1,457 @@
+"""What README.md, CHANGELOG.md and docs/ say is true: their code runs, their commands exist, their tables are the code's.
+
+Each document is run from top to bottom in a temporary folder of its own. A comment on the line before a fence says how:
+
+    <!-- file: jobs.py -->          the fence is saved under this name, for the fences and commands that follow
+    <!-- prints -->                 a text fence: its lines stand in what the command before it printed
+    <!-- not run: the reason -->    the fence is not run; Python is compiled all the same
+
+Other Python fences are run as programs. Shell fences are run command by command; how, and which kinds are only checked to
+exist, is in `COMMANDS`.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import shlex
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import fireforget
+from fireforget import Inspector, Registry, SqliteQueue, State, Task, TaskInfo, Worker, cli, logs, patterns, task, worker
+from fireforget._pool.config import DEFAULT_QUEUES, Settings
+from fireforget.job import Job
+from fireforget.metrics import METRICS
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+JOBS = (ROOT / "docs" / "async-jobs.md").read_text(encoding="utf-8")
+PATIENCE = 60
+"""Seconds that a command of the documentation may take."""
+
+every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+
+# --- reading a document -------------------------------------------------------------------------------------------------
+
+
+class Fence(NamedTuple):
+    """A code block, and what the comment before it says of it."""
+
+    line: int
+    language: str
+    mark: str
+    text: str
+
+
+_FENCE = re.compile(r"(?:^<!-- *(?P<mark>.*?) *-->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def fences(text: str) -> list[Fence]:
+    """Return the code blocks of a document, in order."""
+    return [
+        Fence(text.count("\n", 0, found.start("language")) + 1, found["language"], found["mark"] or "", found["text"])
+        for found in _FENCE.finditer(text)
+    ]
+
+
+def spans(text: str) -> list[str]:
+    """Return the code inside the running text."""
+    return re.findall(r"`([^`\n]+)`", _FENCE.sub("", text))
+
+
+def commands(text: str) -> list[str]:
+    """Return the commands of a shell fence, without comments."""
+    joined = text.replace("\\\n", " ")
+    return [line for line in (line.strip() for line in joined.splitlines()) if line and not line.startswith("#")]
+
+
+def table(text: str, first_header: str) -> list[list[str]]:
+    """Return the rows of the table whose first column has this header."""
+    rows: list[list[str]] = []
+    inside = False
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if cells and cells[0] == first_header:
+            inside = True
+        elif inside and not cells:
+            break
+        elif inside and not set(cells[0]) <= {"-", ":"}:
+            rows.append(cells)
+    assert rows, f"there is no table of {first_header!r}"
+    return rows
+
+
+def code(cell: str) -> str:
+    """Return the first code in a cell."""
+    found = re.search(r"`([^`]+)`", cell)
+    assert found, f"{cell!r} has no code"
+    return found[1]
+
+
+# --- running a document -------------------------------------------------------------------------------------------------
+
+
+def run(folder: Path, *arguments: str) -> str:
+    """Run Python with these arguments in the folder and return what it printed; it has to end well."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("FIREFORGET_DB", None)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, f"{arguments} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def run_worker(folder: Path, words: list[str]) -> str:
+    """Run a worker until its queue is empty; as it is written it would go on."""
+    return run(folder, *words[1:], *([] if "--burst" in words else ["--burst"]))
+
+
+def ask_for_help(folder: Path, words: list[str]) -> str:
+    """Start a program that would go on, or take long, only as far as its help; its own tests run it."""
+    assert importlib.util.find_spec(".".join(words[2:4]) if words[2] == "fireforget" else words[2]), f"no module {words[2:4]}"
+    return run(folder, *words[1:4], "--help")
+
+
+def run_sql(folder: Path, words: list[str]) -> str:
+    """Do what the sqlite3 shell would: it is not on every machine."""
+    _, file, *statements = words
+    with closing(sqlite3.connect(folder / file)) as connection, connection:
+        rows = [row for statement in statements for row in connection.execute(statement)]
+    return "".join("|".join(map(str, row)) + "\n" for row in rows)
+
+
+def check_make(folder: Path, words: list[str]) -> str:
+    """A target of the Makefile exists."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in words[1:]:
+        assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), f"the Makefile has no target {target!r}"
+    return ""
+
+
+def check_install(folder: Path, words: list[str]) -> str:
+    """The checkout can be installed: it would need the network to be tried here."""
+    assert words[-1] == "."
+    assert (ROOT / "pyproject.toml").exists()
+    return ""
+
+
+COMMANDS: dict[str, Callable[[Path, list[str]], str]] = {
+    "python -m fireforget.worker": run_worker,
+    "python -m fireforget worker": run_worker,
+    "python -m fireforget demo": ask_for_help,
+    "python -m examples.": ask_for_help,
+    "python": lambda folder, words: run(folder, *words[1:]),
+    "sqlite3": run_sql,
+    "make": check_make,
+    "pip install": check_install,
+}
+"""How commands are run, by how they begin; the first that fits is taken."""
+
+
+def run_command(folder: Path, command: str) -> str:
+    """Run one command of a document and return what it printed."""
+    for beginning, how in COMMANDS.items():
+        if command.startswith(beginning):
+            return how(folder, shlex.split(command, comments=True))
+    raise AssertionError(f"nothing is known of {command!r}: say in COMMANDS how it is run, or mark it <!-- not run: why -->")
+
+
+def run_fence(folder: Path, fence: Fence, printed: str) -> str:
+    """Run one fence, and return what it printed."""
+    if fence.mark.startswith("not run:") or fence.language == "python":
+        if fence.language == "python":
+            compile(fence.text, "a fence", "exec")
+        if fence.mark.startswith("not run:"):
+            return ""
+    if fence.mark.startswith("file:"):
+        (folder / fence.mark.removeprefix("file:").strip()).write_text(fence.text, encoding="utf-8")
+        return ""
+    if fence.mark == "prints":
+        missing = set(fence.text.splitlines()) - set(printed.splitlines())
+        assert not missing, f"the command before printed no {missing}, but {printed!r}"
+        return printed
+    assert not fence.mark, f"unknown mark {fence.mark!r}"
+    if fence.language == "python":
+        return run(folder, "-c", fence.text)
+    if fence.language in ("sh", "bash", "console", "shell"):
+        return "".join(run_command(folder, command) for command in commands(fence.text))
+    return ""
+
+
+@every_document
+def test_all_code_and_commands_of_a_document_run(document: Path, tmp_path: Path) -> None:
+    """Whoever follows a page from top to bottom gets what it says."""
+    printed = ""
+    for fence in fences(document.read_text(encoding="utf-8")):
+        try:
+            printed = run_fence(tmp_path, fence, printed)
+        except Exception as error:
+            error.add_note(f"in {document.name}, line {fence.line}:\n{textwrap.indent(fence.text, '    ')}")
+            raise
+
+
+# --- names --------------------------------------------------------------------------------------------------------------
+
+
+def resolve(dotted: str) -> Any:
+    """Return what a dotted name leads to; raises `AttributeError` where it leads nowhere."""
+    target: Any = fireforget
+    path = "fireforget"
+    for part in dotted.split(".")[1:]:
+        path += "." + part
+        try:
+            target = getattr(target, part)
+        except AttributeError:
+            try:
+                target = importlib.import_module(path)
+            except ImportError:
+                raise AttributeError(f"{dotted} does not exist") from None
+    return target
+
+
+@every_document
+def test_every_dotted_name_in_a_document_exists(document: Path) -> None:
+    """`fireforget.X` can be imported, wherever a page names it."""
+    for dotted in set(re.findall(r"\bfireforget(?:\.[A-Za-z_]\w*)+", document.read_text(encoding="utf-8"))):
+        if dotted != "fireforget.db":  # the default file
+            resolve(dotted)
+
+
+OWNERS: dict[str, Any] = {
+    "queue": SqliteQueue,
+    "registry": Registry,
+    "worker": Worker,
+    "inspector": Inspector,
+    "info": TaskInfo,
+    "current_job()": Job,
+    **{name: getattr(fireforget, name) for name in fireforget.__all__ if name[0].isupper()},
+}
+"""What a name in running text stands for."""
+
+
+@every_document
+def test_every_attribute_in_a_document_exists(document: Path) -> None:
+    """`queue.wait(...)` or `Worker.run` in the text is a method or field there is."""
+    for span in spans(document.read_text(encoding="utf-8")):
+        found = re.match(r"@?([\w()]+)\.([a-z_]\w*)", span)
+        if found and found[1] in OWNERS:
+            owner = OWNERS[found[1]]
+            known = hasattr(owner, found[2]) or found[2] in getattr(owner, "__annotations__", ())
+            assert known, f"`{span}` does not exist"
+
+
+def parameters() -> set[str]:
+    """Return every name that some public call takes, and every option."""
+    names = {*task._CHECKS, "retry_delay", "run_timeout"}
+    for name in fireforget.__all__:
+        thing = getattr(fireforget, name)
+        callables = [thing, *(member for _, member in inspect.getmembers(thing, inspect.isfunction))] if callable(thing) else []
+        for call in callables:
+            try:
+                names |= set(inspect.signature(call).parameters)
+            except (TypeError, ValueError):
+                continue
+    return names
+
+
+@every_document
+def test_every_argument_and_class_in_a_document_exists(document: Path) -> None:
+    """A page promises no argument and no class that is still to be written."""
+    known = parameters()
+    builtin = set(dir(__import__("builtins")))
+    for span in spans(document.read_text(encoding="utf-8")):
+        call = re.match(r"[@\w.]+\((.*)\)$", span)
+        for name in re.findall(r"(?:^|[(, ])([a-z_]\w*)=(?!=)", call[1] if call else ""):
+            assert name in known, f"`{span}`: nothing takes {name}="
+        if re.fullmatch(r"(?:[A-Z][a-z]+){2,}", span):
+            assert span in builtin or hasattr(fireforget, span), f"`{span}` does not exist"
+
+
+@every_document
+def test_every_command_in_the_text_of_a_document_exists(document: Path) -> None:
+    """`make x` and `python -m fireforget x` name targets and commands there are."""
+    subcommands = {
+        name for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction) for name in action.choices
+    }
+    for span in spans(document.read_text(encoding="utf-8")):
+        words = span.split()
+        if words[0] == "make":
+            check_make(ROOT, words)
+        elif words[:3] == ["python", "-m", "fireforget"]:
+            assert len(words) < 4 or words[3] in subcommands, f"`{span}`: there is no such command"
+        elif words[:2] == ["python", "-m"]:
+            assert importlib.util.find_spec(words[2]), f"`{span}`: there is no such module"
+        for flag in re.findall(r"(?<!\w)--[a-z][a-z-]+", span):
+            assert flag in worker_flags() or words[0] == "python", f"`{span}`: there is no flag {flag}"
+
+
+@pytest.fixture(scope="module")
+def names_in_the_database(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The tables and views of a new file."""
+    path = tmp_path_factory.mktemp("names") / "new.db"
+    SqliteQueue(path).close()
+    with closing(sqlite3.connect(path)) as connection:
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+
+
+@every_document
+def test_every_metric_and_view_in_a_document_exists(document: Path, names_in_the_database: set[str]) -> None:
+    """A dashboard built from a page shows something."""
+    known = set(names_in_the_database)
+    for name, (kind, _, _) in METRICS.items():
+        known |= {name} | ({f"{name}_{end}" for end in ("bucket", "sum", "count")} if kind == "histogram" else set())
+    for name in re.findall(
+        r"\b(?:fireforget|job)_\w+_(?:total|seconds\w*|size|paused|children|bytes)\b|\bfireforget_\w+",
+        document.read_text(encoding="utf-8"),
+    ):
+        assert name in known, f"{name} is neither a metric nor a view"
+
+
+@every_document
+def test_every_link_of_a_document_leads_to_a_file(document: Path) -> None:
+    """No link is dead inside the checkout."""
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).exists(), f"{target} is not there"
+
+
+# --- tables -------------------------------------------------------------------------------------------------------------
+
+
+def worker_flags() -> dict[str, argparse.Action]:
+    """Return the worker's flags."""
+    return {
+        action.option_strings[0]: action
+        for action in worker.parser()._actions
+        if action.option_strings[0:] and action.dest != "help"
+    }
+
+
+def test_the_readme_has_every_flag_of_the_worker_and_no_others() -> None:
+    """The table is the parser's, both ways, with what each flag takes."""
+    documented = {code(row[0]).split()[0]: code(row[0]).split()[1:] for row in table(README, "flag")}
+    flags = worker_flags()
+    assert documented.keys() == flags.keys()
+    for name, action in flags.items():
+        takes_a_value = action.nargs != 0
+        assert bool(documented[name]) == takes_a_value, f"{name}: {documented[name]}"
+        if action.metavar:
+            assert documented[name] == [action.metavar]
+        if action.choices:
+            row = next(row for row in table(README, "flag") if name in row[0])
+            assert all(f"`{choice}`" in row[1] for choice in action.choices), f"{name} takes {action.choices}"
+
+
+def test_the_readme_has_the_defaults_of_the_worker() -> None:
+    """What happens without a flag is what the table says."""
+    documented = {code(row[0]).split()[0]: row[2].strip("`") for row in table(README, "flag")}
+    settings = {field.name: field.default for field in dataclasses.fields(Settings)}
+    for name, action in worker_flags().items():
+        default = action.default if action.default is not None else settings.get(action.dest)
+        if name == "--db":
+            assert documented[name] == worker.DEFAULT_DB
+        elif name == "--queues":
+            assert documented[name] == ",".join(f"{queue}={weight}" for queue, weight in DEFAULT_QUEUES.items())
+        elif name == "--concurrency":
+            assert documented[name] == "the number of CPUs"
+        elif default is None:
+            assert documented[name] in ("none", "never"), name
+        elif default is False:
+            assert documented[name] == "off", name
+        else:
+            assert documented[name] == (f"{default:g}" if isinstance(default, int | float) else str(default)), name
+
+
+def test_the_readme_has_every_option_and_no_others() -> None:
+    """The table is the code's, both ways, and says which options a handler may have."""
+    rows = table(README, "option")
+    assert {code(row[0]) for row in rows} == {*task._CHECKS, "retry_delay"}
+    assert {code(row[0]) for row in rows if row[3] == "yes"} == {*task.HANDLER_OPTIONS, "retry_delay"}
+    assert {row[3] for row in rows} == {"yes", "no"}
+
+
+def test_the_readme_has_the_defaults_of_the_options(tmp_path: Path) -> None:
+    """A job without options is what the table says."""
+    documented = {code(row[0]): row[2] for row in table(README, "option")}
+    with SqliteQueue(tmp_path / "jobs.db") as queue:
+        info = queue.enqueue(Task("any"))
+    assert documented["queue"] == f"`{info.queue}`; `{patterns.DEFAULT_QUEUE}` in `fire_and_forget`"
+    assert documented["priority"] == str(info.priority)
+    assert documented["max_retry"] == str(info.max_retry)
+    assert documented["timeout"].split()[0] == f"{info.timeout:g}"
+    assert (documented["deadline"], info.deadline) == ("none", None)
+    assert (documented["headers"], dict(info.headers)) == ("none", {})
+
+
+def test_the_docs_have_every_metric_with_its_kind_and_labels_and_no_others() -> None:
+    """The table is the code's, both ways."""
+    documented = {}
+    for row in table(JOBS, "metric"):
+        name, _, labels = code(row[0]).rstrip("}").partition("{")
+        documented[name] = (row[1], tuple(labels.split(",")) if labels else ())
+    assert documented == {name: (kind, labels) for name, (kind, labels, _) in METRICS.items()}
+
+
+def queries() -> Iterator[str]:
+    """Return the queries of all documents."""
+    for document in DOCUMENTS:
+        for fence in fences(document.read_text(encoding="utf-8")):
+            if fence.language == "promql":
+                yield fence.text
+
+
+def test_queries_use_labels_and_values_that_metrics_have() -> None:
+    """A query never waits for a label, status, state or outcome that nothing writes."""
+    values = {
+        "status": {"success", "failed"},
+        "state": {state.value for state in State},
+        "outcome": set(patterns.SubmissionCounts._fields),
+    }
+    found = list(queries())
+    assert found
+    for query in found:
+        names = [name for name in METRICS if name in query]
+        labels = {label for name in names for label in METRICS[name][1]} | {"le"}
+        assert names, query
+        for group in re.findall(r"\bby \(([^)]*)\)", query):
+            assert {label.strip() for label in group.split(",")} <= labels, query
+        for label, value in re.findall(r'(\w+)=~?"([^"]*)"', query):
+            assert label in labels, query
+            assert set(value.split("|")) <= values.get(label, set(value.split("|"))), query
+
+
+def test_the_log_fields_in_the_docs_are_those_of_the_code() -> None:
+    """Whoever filters logs by a field finds it."""
+    for row in table(JOBS, "record"):
+        if row[2].startswith("`"):
+            assert set(re.findall(r"`(\w+)`", row[2])) <= set(logs.FIELDS), row
+
+
+def test_the_weights_in_the_docs_are_those_of_the_worker() -> None:
+    """The queues out of the box share as the table says."""
+    assert {code(row[0]): int(row[1]) for row in table(JOBS, "queue")} == dict(DEFAULT_QUEUES)
+
+
+def test_the_changelog_has_an_entry_for_this_version() -> None:
+    """A version without a word for its users is not released."""
+    assert f"## {fireforget.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

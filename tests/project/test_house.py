@@ -1,0 +1,146 @@
+"""The house: who may import whom, and the few rules that a reader relies on everywhere."""
+
+import ast
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "fireforget"
+LONGEST_LINE = 130
+
+FLOORS = {
+    # Words: pure. A producer's process pays for nothing else before it opens a file, and everything may depend on them.
+    0: "errors clock retry cron payload task enqueuer",
+    # The store: the only floor that knows SQL, so that a new schema is a change of these files.
+    1: "_schema _sql _db _claims queue_sqlite",
+    # The application's side: handlers and what producers call. Patterns depend on the Enqueuer protocol, never on the store.
+    2: "job registry middleware metrics logs patterns _daemons _submissions periodic inspector app",
+    # Processes: heavy, loaded by workers alone.
+    3: "_pool _pool.* worker",
+    # Faces: what people and shells meet; nothing depends on them.
+    4: "__init__ __main__ cli demo _demo_app testing doctor dashboard relay engines",
+}
+WITHOUT_A_DATABASE = ("patterns", "_submissions", "_daemons", "registry", "middleware", "job")
+
+
+def floor_of(name):
+    for floor, names in FLOORS.items():
+        if name in names.split() or ("_pool.*" in names and name.startswith("_pool.")):
+            return floor
+    raise AssertionError(f"{name} stands on no floor: give it one, with its reason")
+
+
+def name_of(path):
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    return name.removesuffix(".__init__") if "." in name else name
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports_of(path):
+    """Return all modules that a file imports, inside functions too: a late import is an arrow all the same."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            inside = {name for name in names if name.removeprefix("fireforget.") in MODULES}
+            found |= inside or {node.module}
+    return found
+
+
+def own_imports(name):
+    for target in imports_of(MODULES[name]):
+        if target.partition(".")[0] == "fireforget":
+            yield target.partition(".")[2] or "__init__"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_file_imports_from_its_floor_or_below(name):
+    """Floors can be understood, tested and replaced from below."""
+    above = {target for target in own_imports(name) if floor_of(target) > floor_of(name)}
+    assert not above, f"{name} (floor {floor_of(name)}) imports {above} from above"
+
+
+def test_no_two_files_of_a_floor_need_each_other():
+    """Without cycles each file can be read, and imported, by itself."""
+    arrows = {name: set(own_imports(name)) - {name} for name in MODULES}
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_outside_the_standard_library_is_imported(name):
+    """Runtime dependencies: none."""
+    roots = {target.partition(".")[0] for target in imports_of(MODULES[name])}
+    assert roots <= sys.stdlib_module_names | {"fireforget"}
+
+
+@pytest.mark.parametrize("name", WITHOUT_A_DATABASE)
+def test_patterns_and_handlers_know_no_database(name):
+    """That one arrow makes tests and other engines free."""
+    assert not {target for target in own_imports(name) if floor_of(target) == 1}
+
+
+def test_only_the_store_knows_sqlite():
+    """Its errors, its types and its statements end there."""
+    users = {name for name in MODULES if "sqlite3" in imports_of(MODULES[name])}
+    assert {name for name in users if floor_of(name) != 1} <= {"_demo_app"}  # which shows what an application does
+
+
+# --- every file ---------------------------------------------------------------------------------------------------------
+
+
+def tracked():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a checkout")
+    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def python_files():
+    folders = ("fireforget", "tests", "bench", "examples")
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def short(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", python_files(), ids=short)
+def test_a_module_says_what_lives_in_it(path):
+    """Its docstring is the first thing that a reader meets."""
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("path", python_files(), ids=short)
+def test_no_line_is_too_long_to_read_beside_another(path):
+    """Two files fit beside each other on a screen."""
+    assert [number for number, line in enumerate(path.read_text().splitlines(), 1) if len(line) > LONGEST_LINE] == []
+
+
+@pytest.mark.parametrize("path", [path for path in python_files() if "tests" in path.parts], ids=short)
+def test_tests_wait_for_events_not_for_time(path):
+    """A pause is too short on a slow machine and too long on every other."""
+    assert "time." + "sleep(" not in path.read_text()
+
+
+def test_no_file_speaks_of_the_machine_it_was_written_on():
+    """Paths of one machine mean nothing on another."""
+    places = ["/" + "work/", "/" + "root/", "/" + "home/"]
+    speaking = [
+        short(path)
+        for path in tracked()
+        for text in [path.read_bytes().decode(errors="replace")]
+        if any(place in text for place in places)
+    ]
+    assert speaking == []

@@ -1,0 +1,85 @@
+"""Log records as people and machines read them."""
+
+import json
+import logging
+import re
+
+import pytest
+
+from fireforget import logs
+
+
+@pytest.fixture
+def printed(capsys):
+    """What has been printed to standard error; the logging of this process is put back as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield lambda: capsys.readouterr().err
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_json_is_one_object_a_line_with_the_promised_members(printed):
+    """Whatever the texts hold, line breaks included."""
+    logs.configure("info", "json")
+    logs.task_processed("email:send", "7", "low", 0, 0.25, None)
+    logs.task_failed("email:send", "8", "low", 3, 1.5, "ValueError: two\nlines", "ab" * 16)
+    processed, failed = map(json.loads, printed().splitlines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", processed.pop("time"))
+    assert processed == {
+        "level": "INFO", "logger": "fireforget.worker", "message": "task processed", "task_type": "email:send", "task_id": "7",
+        "queue": "low", "retry_count": 0, "duration": 0.25, "success": True,
+    }  # fmt: skip
+    assert (failed["level"], failed["message"], failed["success"]) == ("ERROR", "task failed", False)
+    assert (failed["error"], failed["retry_count"], failed["trace_id"]) == ("ValueError: two\nlines", 3, "ab" * 16)
+
+
+def test_text_is_one_line_a_record_with_the_same_fields(printed):
+    """Values with spaces or line breaks are quoted, so that a line can be taken apart again."""
+    logs.configure("info", "text")
+    logs.task_failed("email:send", "8", "low", 3, 1.5, "ValueError: two\nlines")
+    (line,) = printed().splitlines()
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ERROR task failed task_type=email:send task_id=8 queue=low", line)
+    assert line.endswith('retry_count=3 duration=1.5 success=False error="ValueError: two\\nlines"')
+
+
+@pytest.mark.parametrize("verb", ["postponed", "revoked", "cancelled", "returned"])
+def test_what_counts_neither_way_has_its_own_message(printed, verb):
+    """And says why."""
+    logs.configure("info", "json")
+    logs.task_not_counted(verb, "t", "1", "low", 0, 0.1, "because")
+    record = json.loads(printed())
+    assert (record["level"], record["message"], record["reason"]) == ("INFO", f"task {verb}", "because")
+    assert "success" not in record
+
+
+def test_the_level_is_kept(printed):
+    """At `warning` a success costs no record, and a failure is still seen."""
+    logs.configure("warning", "json")
+    assert not logs.wants_info()
+    logs.task_processed("t", "1", "low", 0, 0.1, None)
+    logs.task_not_counted("revoked", "t", "1", "low", 0, 0.1, "why")
+    logs.task_failed("t", "1", "low", 0, 0.1, "E")
+    assert [json.loads(line)["message"] for line in printed().splitlines()] == ["task failed"]
+
+
+def test_an_applications_own_records_are_printed_too(printed):
+    """With their traceback, and values that are not JSON as text."""
+    logs.configure("info", "json")
+    try:
+        1 / 0  # noqa: B018
+    except ZeroDivisionError:
+        logging.getLogger("shop").exception("oh %s", "no", extra={"error": object(), "not_ours": 1})
+    record = json.loads(printed())
+    assert (record["logger"], record["message"]) == ("shop", "oh no")
+    assert "ZeroDivisionError" in record["traceback"]
+    assert "not_ours" not in record
+
+
+def test_configuring_twice_prints_once(printed):
+    """Earlier handlers are replaced."""
+    logs.configure("info", "text")
+    logs.configure("info", "json")
+    logs.event(logging.INFO, "hello", pid=1)
+    (line,) = printed().splitlines()
+    assert json.loads(line)["pid"] == 1

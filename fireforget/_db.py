@@ -20,6 +20,7 @@ from pathlib import Path
 
 from fireforget import _schema
 from fireforget.errors import (
+    QueueClosed,
     StoreBusy,
     StoreCorrupt,
     StoreError,
@@ -61,6 +62,7 @@ class Database:
         self._synchronous = _SYNCHRONOUS[durability]
         self._local = threading.local()
         self._open: weakref.WeakSet[_Handle] = weakref.WeakSet()
+        self._closed = False
         _databases.add(self)
         check_library()
         check_place(self.path)
@@ -73,8 +75,11 @@ class Database:
     def connection(self, patience: float = DEFAULT_PATIENCE) -> sqlite3.Connection:
         """Return this thread's connection, opened at its first use; autocommit, write transactions begin IMMEDIATE.
 
-        Its statements wait for the write lock for `patience` seconds, rounded up to tenths.
+        Its statements wait for the write lock for `patience` seconds, rounded up to tenths. Raises `QueueClosed` after `close`.
         """
+        if self._closed:
+            self.close_thread()
+            raise QueueClosed("this queue was closed: open a new SqliteQueue on the same path")
         try:
             handle: _Handle = self._local.handle
         except AttributeError:
@@ -98,10 +103,12 @@ class Database:
             handle.close()
 
     def close(self) -> None:
-        """Close the connections of all threads; none of them may be in use."""
-        for handle in list(self._open):
-            handle.close()
-        self._local = threading.local()
+        """Close the calling thread's connection; another thread's is closed when it next asks for it, or ends.
+
+        Closing a connection in the middle of another thread's statement would take the process down.
+        """
+        self._closed = True
+        self.close_thread()
 
     def _forget(self) -> None:
         """In a forked child: put the parent's connections aside."""

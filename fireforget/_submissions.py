@@ -772,7 +772,7 @@ def log_failure(submission: Submission, error: str) -> None:
 
 def log_arrivals(mine: list[Submission], part: list[Submission], answers: Any) -> None:
     """Write the DEBUG records of those of the part that are `mine` still, where somebody wants them."""
-    if not any([_wants_debug(logger) for logger in {each.logger for each in mine}]):
+    if not any(_wants_debug(logger) for logger in {each.logger for each in mine}):
         return
     wanted = set(map(id, mine))
     for submission, task_id in zip(part, _ids(answers, len(part)), strict=True):
@@ -840,7 +840,7 @@ def leave_with_multiprocessing() -> None:
 
 
 def _start_afresh() -> None:
-    global buffer
+    global buffer  # noqa: PLW0603 - the process's one buffer, made anew in a forked child
     buffer = buffer.inherit()
 
 

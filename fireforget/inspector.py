@@ -70,7 +70,7 @@ class Inspector:
     def queues(self) -> list[QueueStats]:
         """Return every queue that has jobs or was paused, by name."""
         with _db.translated(self._queue.path):
-            connection = self._queue._connection()
+            connection = self._queue._database.connection()
             counted = connection.execute(_sql.COUNT_JOBS).fetchall()
             oldest = dict(connection.execute(_sql.OLDEST_DUE).fetchall())
             paused = dict(connection.execute(_sql.QUEUES).fetchall())
@@ -91,7 +91,7 @@ class Inspector:
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that have signed in, oldest first."""
         with _db.translated(self._queue.path):
-            rows = self._queue._connection().execute(_sql.WORKERS_AND_LOAD).fetchall()
+            rows = self._queue._database.connection().execute(_sql.WORKERS_AND_LOAD).fetchall()
         return [
             WorkerInfo(name, host, pid, json.loads(queues), concurrency, threads, _instant(started_at), active)
             for name, host, pid, queues, concurrency, threads, started_at, active in rows
@@ -110,7 +110,7 @@ class Inspector:
 
     def _rows_of(self, job_id: str) -> list[tuple[Any, ...]]:
         with _db.translated(self._queue.path):
-            connection = self._queue._connection()
+            connection = self._queue._database.connection()
             row = find_job(connection, job_id, self._queue._tag)
             if row is None:
                 raise UnknownJob(job_id)
@@ -125,7 +125,7 @@ class Inspector:
         `ValueError` for an unknown state, `UnknownJob` for an `after` that is gone.
         """
         with _db.translated(self._queue.path):
-            connection = self._queue._connection()
+            connection = self._queue._database.connection()
             since = 0
             if after is not None:
                 row = find_job(connection, after, self._queue._tag)

@@ -35,7 +35,6 @@ from fireforget.errors import (
     InvalidOption,
     InvalidPayload,
     InvalidTask,
-    QueueClosed,
     StoreBusy,
     TaskIDConflict,
     UnknownJob,
@@ -102,7 +101,6 @@ class SqliteQueue:
         with _db.translated(self.path):
             self._tag: str = self._database.connection().execute(_sql.TAG).fetchone()[0]
         self._group = GroupCommit(self._database)
-        self._closed = False
 
     @property
     def path(self) -> str:
@@ -136,7 +134,6 @@ class SqliteQueue:
         row = self._row(check_task(task), check_call_options(options), self._clock())
         if connection is not None:
             return self._enqueue_inside(connection, row)
-        self._check_open()
         first = self._group.write([row], wait)
         return self._stored(row, first)
 
@@ -167,7 +164,6 @@ class SqliteQueue:
             if not connection.in_transaction:
                 raise ValueError("enqueue_many on a connection needs an open transaction: begin one, so that all or none exist")
             return [self._enqueue_inside(connection, row) for row in rows]
-        self._check_open()
         if not rows:
             return []
         first = self._group.write(rows, wait)
@@ -234,7 +230,8 @@ class SqliteQueue:
 
     def get(self, job_id: str) -> TaskInfo:
         """Return a snapshot of one job; raises `UnknownJob` when none is stored under this id."""
-        row = find_job(self._connection(), job_id, self._tag)
+        with _db.translated(self.path):
+            row = find_job(self._database.connection(), job_id, self._tag)
         if row is None:
             raise UnknownJob(job_id)
         return info_of(row, self._tag)
@@ -263,8 +260,9 @@ class SqliteQueue:
     # --- the object itself --------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close every connection of this object; later calls raise `QueueClosed`. What was enqueued stays in the file."""
-        self._closed = True
+        """Close this object: later calls raise `QueueClosed`, and each thread's connection is closed. Calls that are under way in
+        other threads are finished. What was enqueued stays in the file.
+        """
         self._database.close()
 
     def __enter__(self) -> "SqliteQueue":
@@ -272,14 +270,6 @@ class SqliteQueue:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise QueueClosed("this queue was closed: open a new SqliteQueue on the same path")
-
-    def _connection(self) -> sqlite3.Connection:
-        self._check_open()
-        return self._database.connection()
 
 
 class GroupCommit:

@@ -1,0 +1,97 @@
+"""Named moments at which a process of the storm may kill itself, put around the package's functions from outside.
+
+A process that imports this and calls `arm()` dies by SIGKILL at each point with the probability that the environment gives. What
+it dies at is written to the ledger first, so the storm can say how often each point was hit.
+"""
+
+import os
+import random
+import signal
+import threading
+from contextlib import contextmanager
+
+from fireforget import _claims, _db, queue_sqlite
+from fireforget._pool import child
+
+PROBABILITY = float(os.environ.get("STORM_PROBABILITY", "0"))
+
+
+def write(line: str) -> None:
+    """Append one line to the ledger; one write, so lines of many processes stay whole."""
+    with open(os.environ["STORM_LEDGER"], "ab", buffering=0) as ledger:
+        ledger.write(line.encode() + b"\n")
+
+
+def maybe_die(point: str, weight: float = 1.0) -> None:
+    """Die here, sometimes."""
+    if random.random() < PROBABILITY * weight:
+        die(point)
+
+
+def die(point: str) -> None:
+    """Die here and now."""
+    write(f"died {point.replace(' ', '-')} {os.getpid()}")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm() -> None:
+    """Put the points around the package's functions."""
+    random.seed()
+    _arm_claims()
+    _arm_checkpoint()
+    _arm_enqueue()
+    _arm_runs()
+
+
+def _arm_claims() -> None:
+    transaction, settle = _claims.Claims.transaction, _claims.Claims.settle
+
+    @contextmanager
+    def deadly_transaction(self):
+        with transaction(self):
+            yield
+            maybe_die("before the commit of a turn")
+        maybe_die("after the commit of a turn")
+
+    def deadly_settle(self, settlement):
+        late = settle(self, settlement)
+        maybe_die("inside a settling batch")
+        return late
+
+    _claims.Claims.transaction = deadly_transaction
+    _claims.Claims.settle = deadly_settle
+
+
+def _arm_checkpoint() -> None:
+    checkpoint = _db.checkpoint
+
+    def deadly_checkpoint(connection, path):
+        if random.random() < PROBABILITY * 20:
+            threading.Timer(random.random() * 0.004, die, ["in a checkpoint"]).start()
+        return checkpoint(connection, path)
+
+    _db.checkpoint = deadly_checkpoint
+    _db.WORKER_WAL_BYTES = 256 * 1024  # so that there are many
+
+
+def _arm_enqueue() -> None:
+    write_batch = queue_sqlite.GroupCommit._write
+
+    def deadly_write(self, batch):
+        maybe_die("before the commit of an enqueue")
+        write_batch(self, batch)
+        maybe_die("after the commit of an enqueue")
+
+    queue_sqlite.GroupCommit._write = deadly_write
+
+
+def _arm_runs() -> None:
+    run = child.Runner.run
+
+    def deadly_run(self, index, row):
+        maybe_die("between claim and start")
+        outcome = run(self, index, row)
+        maybe_die("between handler and settling")
+        return outcome
+
+    child.Runner.run = deadly_run

@@ -1,0 +1,26 @@
+"""A producer of the storm: enqueues, and writes the id into the ledger when `enqueue` has returned."""
+
+import os
+import sys
+import time
+
+import kill_points
+
+from fireforget import SqliteQueue, StoreBusy, Task
+
+kill_points.arm()
+
+queue = SqliteQueue(os.environ["STORM_DB"], durability="full")
+number = 0
+while os.getppid() == int(sys.argv[1]):
+    number += 1
+    try:
+        if number % 5:
+            ids = [queue.enqueue(Task("storm", {"number": number}, queue=("critical", "default", "low")[number % 3])).id]
+        else:
+            tasks = [Task("storm", {"number": number}, process_in=0.05 * (position % 2)) for position in range(8)]
+            ids = [info.id for info in queue.enqueue_many(tasks)]
+    except StoreBusy:
+        continue
+    kill_points.write("\n".join(f"accepted {job_id}" for job_id in ids))
+    time.sleep(0.004)

@@ -25,6 +25,7 @@ _HOME = {
     "write_metrics": "metrics",
     "DuplicateTask": "errors",
     "FireforgetError": "errors",
+    "HelperDied": "errors",
     "InvalidOption": "errors",
     "InvalidPayload": "errors",
     "InvalidTask": "errors",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from fireforget.errors import ChildDied as ChildDied
     from fireforget.errors import DuplicateTask as DuplicateTask
     from fireforget.errors import FireforgetError as FireforgetError
+    from fireforget.errors import HelperDied as HelperDied
     from fireforget.errors import InvalidOption as InvalidOption
     from fireforget.errors import InvalidPayload as InvalidPayload
     from fireforget.errors import InvalidTask as InvalidTask

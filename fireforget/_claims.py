@@ -185,15 +185,17 @@ class Claims:
         """Make what is due by now pending, inside the open transaction; return how many jobs that were."""
         return self.connection.execute(_sql.FORWARD_DUE, {"now": self._clock(), "most": MOST_FORWARDED}).rowcount
 
-    def next_due(self) -> float | None:
-        """Return when the next scheduled or failed job is due, in Unix seconds; None when there is none."""
-        instant: float | None = self.connection.execute(_sql.NEXT_DUE).fetchone()[0]
-        return instant
+    def next_due(self) -> float:
+        """Return when the next scheduled or failed job is due, in Unix seconds; infinity when there is none."""
+        return self._first_instant(_sql.NEXT_DUE)
 
-    def next_expiry(self) -> float | None:
-        """Return when the next completed job's retention ends, in Unix seconds; None when there is none."""
-        instant: float | None = self.connection.execute(_sql.NEXT_EXPIRY).fetchone()[0]
-        return instant
+    def next_expiry(self) -> float:
+        """Return when the next completed job's retention ends, in Unix seconds; infinity when there is none."""
+        return self._first_instant(_sql.NEXT_EXPIRY)
+
+    def _first_instant(self, statement: str) -> float:
+        instant: float | None = self.connection.execute(statement).fetchone()[0]
+        return float("inf") if instant is None else instant
 
     def lanes(self) -> dict[str, list[str]]:
         """Return the served queues that have pending jobs this worker handles, and the types of those; a read alone."""
@@ -238,9 +240,9 @@ class Claims:
             queue in self._queues and self._handles(type) for queue, type in self.connection.execute(_sql.ACTIVE_LANES).fetchall()
         )
 
-    def cancel_requests(self) -> list[tuple[int, int]]:
+    def cancel_requests(self) -> set[tuple[int, int]]:
         """Return (job number, claim) of this worker's jobs that somebody wants cancelled."""
-        return self.connection.execute(_sql.CANCEL_REQUESTED, {"worker": self.worker}).fetchall()
+        return set(self.connection.execute(_sql.CANCEL_REQUESTED, {"worker": self.worker}).fetchall())
 
     # --- housekeeping -------------------------------------------------------------------------------------------------
 

@@ -141,6 +141,10 @@ class WorkerError(FireforgetError):
     """A worker could not start, or cannot go on."""
 
 
+class HelperDied(WorkerError):
+    """The process that a worker's children are forked from was killed, so nobody knows any more which of them still live."""
+
+
 class ChildDied(FireforgetError):
     """The process of a job ended under it: by a signal, `os._exit`, or for want of memory. Given to `retry_delay` functions."""
 

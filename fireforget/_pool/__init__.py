@@ -10,6 +10,7 @@
 
 `config` what a worker is told; `board` the mapped file and the lock; `channel` messages over a socket; `plan` how many jobs
 go where, as pure functions; `child` runs handlers; `helper` forks children and tells of their ends; `enforcer` interrupts and
-kills what runs too long; `notice` tells that the database changed; `recovery` takes over from dead workers; `supervisor` is
-the loop, and the `Worker` that people see.
+kills what runs too long; `crew` is the children as the supervisor sees them; `verdicts` what became of their jobs; `notice` tells
+that the database changed; `recovery` takes over from dead workers; `bookkeeper` writes the metrics file; `supervisor` is the
+loop; `control` the `Worker` that people see.
 """

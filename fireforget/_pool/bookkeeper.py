@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 
 from fireforget import _db, _sql, logs, metrics
+from fireforget._pool.config import Settings
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import Clock
 from fireforget.errors import StoreError
@@ -18,20 +19,14 @@ class Bookkeeper:
     """Keeps a worker's metrics file up to date."""
 
     def __init__(
-        self,
-        path: str,
-        interval: float,
-        database: _db.Database,
-        samples: metrics.Samples,
-        queues: list[str],
-        children: Callable[[], int],
-        clock: Clock,
+        self, settings: Settings, database: _db.Database, samples: metrics.Samples, children: Callable[[], int], clock: Clock
     ) -> None:
-        self._path = path
-        self._interval = interval
+        assert settings.metrics_file is not None
+        self._path = settings.metrics_file
+        self._interval = settings.metrics_interval
+        self._queues = list(settings.queues)
         self._database = database
         self._samples = samples
-        self._queues = queues
         self._children = children
         self._clock = clock
         self._changed = threading.Event()

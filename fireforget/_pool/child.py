@@ -34,6 +34,7 @@ from fireforget._pool.board import Board, Cell, Reason, Slot
 from fireforget._pool.channel import Channel
 from fireforget._pool.config import Settings
 from fireforget._pool.helper import be_quiet
+from fireforget._pool.verdicts import DEADLINE_PASSED, timed_out_after
 from fireforget.errors import (
     ChildDied,
     Interruption,
@@ -51,15 +52,9 @@ from fireforget.retry import default_delay, delay_after
 
 MOST_TRACEBACK = 16 * 1024
 MOST_ERROR = 4096
-DEADLINE_PASSED = "deadline passed"
 
 Outcome = tuple[Any, ...]
 """What became of a job: a word, then what belongs to it; see `Runner.run`."""
-
-
-def timed_out_after(seconds: float | None) -> str:
-    """Return the error of a job that ran into its timeout."""
-    return f"timed out after {seconds:g} s" if seconds is not None else "timed out"
 
 
 class Runner:

@@ -89,6 +89,8 @@ def _run_and_exit(main: Callable[[], None]) -> None:
     try:
         main()
         code = 0
+    except ConnectionError:
+        pass  # the worker is gone; the kernel is about to end this process as well
     except BaseException:
         import traceback
 
@@ -165,7 +167,10 @@ class _Helper:
 
     def _obey(self) -> bool:
         """Do what the supervisor asks; return False when it is gone."""
-        request, descriptors, _, _ = socket.recv_fds(self._socket, _REQUEST_BYTES, 1)
+        try:
+            request, descriptors, _, _ = socket.recv_fds(self._socket, _REQUEST_BYTES, 1)
+        except ConnectionError:
+            return False
         while 0 < len(request) < _REQUEST_BYTES:
             request += self._socket.recv(_REQUEST_BYTES - len(request))
         if not request:

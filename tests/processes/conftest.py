@@ -316,11 +316,17 @@ class Death:
 
 
 @pytest.fixture
-def site(tmp_path):
+def own_site(tmp_path):
     """An application's folder, with whatever the test starts there."""
     site = Site(tmp_path)
     yield site
     site.close()
+
+
+@pytest.fixture
+def site(own_site):
+    """The same; test files that share one site among their tests override it."""
+    return own_site
 
 
 @pytest.fixture(scope="module")

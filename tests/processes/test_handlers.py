@@ -174,13 +174,19 @@ def unprintable():
     raise Unprintable
 
 @registry.task("surrogate")
-def surrogate():
-    raise ValueError("bad \\udcff name")
-
-@registry.task("returns:surrogate")
-def returns_surrogate():
-    current_job().progress(0.25, "note \\udcff")
-    return "bad \\udcff name"
+def surrogate(where):
+    text = "bad \\udcff name"
+    job = current_job()
+    if where == "error":
+        raise ValueError(text)
+    if where == "later" and not os.path.exists(os.path.join(HERE, "later")):
+        open(os.path.join(HERE, "later"), "w").close()
+        raise RetryLater(0, text)
+    if where == "note":
+        job.progress(0.25, text)
+    if where == "written":
+        job.write_result(text)
+    return text if where == "result" else None
 
 @registry.task("nul")
 def nul():
@@ -220,7 +226,7 @@ queue = SqliteQueue(os.path.join(HERE, "jobs.db"))
 
 @registry.task("enqueues")
 def enqueues():
-    return queue.enqueue(ok.task()).id
+    return queue.enqueue(ok.task(), retention=60).id
 
 @registry.task("fires")
 def fires(n):
@@ -257,8 +263,10 @@ def site(make_site):
 @pytest.fixture
 def worker(site):
     """The worker that all tests here share; after each it must be alive and well."""
+    if not site.worker_process.running:  # a test before has brought it down, and has failed
+        site.worker_process = site.worker("--concurrency", 2)
     yield site.worker_process
-    assert site.worker_process.running
+    assert site.worker_process.running, site.worker_process.log[-4000:]
     assert site.result("ok").result == "ok"
 
 
@@ -568,7 +576,7 @@ def test_a_handler_that_wants_to_end_the_process_is_a_failed_job(site, worker, h
     assert len(worker.said("child died")) == deaths
 
 
-@pytest.mark.parametrize("type", ["unprintable", "surrogate", "nul", "long:error", "deep"])
+@pytest.mark.parametrize("type", ["unprintable", "nul", "long:error", "deep"])
 def test_an_error_that_is_hard_to_write_down_is_still_a_failed_job(site, worker, type):
     """Whatever its text, it is stored, logged, and no crash."""
     info = site.result(type, max_retry=0)
@@ -577,10 +585,33 @@ def test_an_error_that_is_hard_to_write_down_is_still_a_failed_job(site, worker,
     worker.wait_record("task failed", task_id=info.id)
 
 
-def test_text_that_utf_8_cannot_carry_is_a_result_like_any_other(site, worker):
-    """A lone surrogate, as file names have them, survives in a result, and in a note it harms nobody."""
-    info = site.result("returns:surrogate")
-    assert (info.state, info.result) == ("completed", "bad \udcff name")
+@pytest.mark.parametrize("where", ["error", "result", "written", "note", "later"])
+def test_text_that_utf_8_cannot_carry_harms_nobody(own_site, where):
+    """A lone surrogate, as Python makes them of odd file names, may be in an error, a result or a note; the worker goes on."""
+    site = own_site
+    site.app(APP)
+    worker = site.worker("--concurrency", 1)
+    job = site.enqueue("surrogate", {"where": where}, max_retry=0, retention=60)
+    info = site.finished(job, within=3)
+    assert info.state == ("archived" if where == "error" else "completed")
+    assert (info.result == "bad \udcff name") is (where in ("result", "written"))
+    assert worker.running
+
+
+def test_a_thousand_failures_in_a_row_are_a_thousand_archived_jobs(site, worker):
+    """What became of a job is never mistaken for a success with nothing to tell, however fast jobs end."""
+    from fireforget import Task
+
+    jobs = site.queue.enqueue_many([Task("skip") for _ in range(1000)])
+    site.finished(jobs[-1].id)
+    for job in jobs:
+        assert site.finished(job.id).state == "archived"
+
+
+def test_large_results_in_a_row_all_arrive(site, worker):
+    """A result that takes several reads to arrive is not lost behind the word that its job is done."""
+    for _ in range(12):
+        assert len(site.result("returns:largest").result) == 1024 * 1024 - 2
 
 
 # --- kinds of handlers ----------------------------------------------------------------------------------------------------

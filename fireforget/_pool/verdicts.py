@@ -1,0 +1,244 @@
+"""What became of jobs, as statements for the store: outcomes that children told, and the deaths of children.
+
+A `Verdicts` collects into one `Settlement` until a transaction has committed it. It decides and writes nothing by itself, except
+for log records and counts of runs whose own process could not make them any more.
+"""
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fireforget import logs, metrics
+from fireforget._claims import Settlement
+from fireforget._pool.board import Reason
+from fireforget.clock import Clock
+from fireforget.queue_sqlite import public_id
+from fireforget.registry import Registry
+from fireforget.retry import RetryDelay, default_delay
+
+Row = tuple[Any, ...]
+"""A claimed job; the columns of `_sql.CLAIMED_COLUMNS`."""
+
+DEADLINE_PASSED = "deadline passed"
+ANSWER_SECONDS = 5.0
+"""How long a child may take to compute a retry delay for a job whose own process was killed."""
+
+_NEVER = float("inf")
+_N, _CLAIM, _TYPE, _QUEUE, _RETRY_COUNT, _MAX_RETRY, _TIMEOUT, _NONCE, _TASK_ID, _DUE, _RETENTION = (
+    0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 14
+)  # fmt: skip
+
+
+def timed_out_after(seconds: float | None) -> str:
+    """Return the error of a job that ran into its timeout."""
+    return f"timed out after {seconds:g} s" if seconds is not None else "timed out"
+
+
+class Verdicts:
+    """Collects what became of one worker's jobs. `ask_child` sends a message to any child, and returns whether there was one."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        samples: metrics.Samples,
+        worker: int,
+        tag: str,
+        clock: Clock,
+        ask_child: Callable[[Any], bool],
+    ) -> None:
+        self._registry = registry
+        self._samples = samples
+        self._worker = worker
+        self._tag = tag
+        self._clock = clock
+        self._ask_child = ask_child
+        self._questions: dict[int, tuple[float, Row, tuple[Any, ...]]] = {}
+        self._next_token = 0
+        self.settlement = Settlement()
+        self.next_due = _NEVER
+        """When the earliest of the jobs that will be tried again is due, in Unix seconds."""
+        self.next_expiry = _NEVER
+        """When the first retention of the completed jobs ends, in Unix seconds."""
+
+    @property
+    def waits_for_answers(self) -> bool:
+        """Whether a child computes a retry delay at this moment."""
+        return bool(self._questions)
+
+    @property
+    def answers_due(self) -> float:
+        """When to give up waiting for the first answer, in monotonic seconds."""
+        return min((deadline for deadline, _, _ in self._questions.values()), default=_NEVER)
+
+    def committed(self) -> None:
+        """Start anew: the settlement is in the database."""
+        self.settlement = Settlement()
+        self.next_due = self.next_expiry = _NEVER
+
+    def fence(self, row: Row) -> tuple[int, int, int]:
+        """Return what a settling statement must find to settle anything."""
+        return row[_N], self._worker, row[_CLAIM]
+
+    # --- what children told -------------------------------------------------------------------------------------------
+
+    def succeeded(self, row: Row) -> None:
+        """The job succeeded and leaves nothing behind."""
+        self.settlement.removed.append((row[_N], self._worker, row[_CLAIM]))
+
+    def told(self, row: Row, outcome: Row | None) -> None:
+        """Take in an outcome as a child sends it (`child.Runner.run`)."""
+        if outcome is None:
+            self.succeeded(row)
+            return
+        kind, *details = outcome
+        getattr(self, f"_{kind}")(row, *details)
+
+    def reported(self, row: Row, kind: str, value: Any) -> None:
+        """Take in what a running handler said of itself."""
+        if kind == "result":
+            self.settlement.results.append((value, *self.fence(row)))
+        else:
+            self.settlement.progress.append((*value, *self.fence(row)))
+
+    def _completed(self, row: Row, began: float, duration: float, result: str | None, note: str | None) -> None:
+        retention = row[_RETENTION]
+        if retention > 0:
+            now = self._clock()
+            self.settlement.completed.append((began, now, now + retention, result, note, *self.fence(row)))
+            self.next_expiry = min(self.next_expiry, now + retention)
+        else:
+            self.settlement.removed.append(self.fence(row))
+            self.settlement.forgotten.append((row[_N],))
+
+    def _retry(self, row: Row, began: float, duration: float, delay: float, error: str, trace: str | None) -> None:
+        now = self._clock()
+        self.settlement.attempts.append((began, duration, error, trace, *self.fence(row)))
+        self.settlement.retried.append((now + delay, 1, error, now, *self.fence(row)))
+        self.next_due = min(self.next_due, now + delay)
+
+    def _archived(self, row: Row, began: float, duration: float, error: str, trace: str | None) -> None:
+        self.settlement.attempts.append((began, duration, error, trace, *self.fence(row)))
+        self.settlement.archived.append((self._clock(), error, *self.fence(row)))
+
+    def _expired(self, row: Row, error: str) -> None:
+        self.settlement.archived.append((self._clock(), error, *self.fence(row)))
+
+    def _later(self, row: Row, delay: float, why: str) -> None:
+        now = self._clock()
+        self.settlement.retried.append((now + delay, 0, None, now, *self.fence(row)))
+        self.next_due = min(self.next_due, now + delay)
+
+    def _revoked(self, row: Row) -> None:
+        self.settlement.removed.append(self.fence(row))
+        self.settlement.forgotten.append((row[_N],))
+
+    def _cancelled(self, row: Row, error: str) -> None:
+        self.settlement.cancelled.append((self._clock(), error, *self.fence(row)))
+
+    # --- what only the supervisor knows ---------------------------------------------------------------------------------
+
+    def put_back(self, row: Row, reason: str | None = None) -> None:
+        """The job goes back as it was, no attempt counted; `reason` says why if it was running."""
+        self.settlement.put_back.append(self.fence(row))
+        if reason is not None:
+            self._samples.count("fireforget_jobs_returned_total", (reason,))
+            logs.task_not_counted("returned", *self._names(row), 0.0, reason)
+
+    def killed_at_limit(self, row: Row, reason: Reason, began: float) -> None:
+        """The job's process was killed because the job would not end; `began` in monotonic seconds."""
+        if reason == Reason.CANCELLED:
+            logs.task_not_counted("cancelled", *self._names(row), time.monotonic() - began, "killed after it was cancelled")
+            self._samples.count("fireforget_jobs_returned_total", ("cancelled",))
+            self._cancelled(row, "cancelled while it ran")
+        elif reason == Reason.DEADLINE:
+            self._archive_killed(row, DEADLINE_PASSED, began)
+        else:
+            self._fail_killed(row, timed_out_after(row[_TIMEOUT]), began, timed_out=True)
+
+    def died_with_its_child(self, row: Row, pid: int, code: int, began: float) -> None:
+        """The job's process ended under it; `code` as `os.waitstatus_to_exitcode` gives it."""
+        self._fail_killed(row, f"child process {pid} died: {_exit_sentence(code)}", began, timed_out=False)
+
+    def _fail_killed(self, row: Row, error: str, began: float, *, timed_out: bool) -> None:
+        if row[_RETRY_COUNT] >= row[_MAX_RETRY]:
+            self._archive_killed(row, error, began)
+            return
+        started_at, duration = self._count_killed(row, error, began)
+        self._samples.count("fireforget_jobs_retried_total", (self._pattern(row), row[_QUEUE]))
+        policy = self._policy(row)
+        if callable(policy):
+            self._ask(row, (started_at, duration, error, None), timed_out)
+        else:
+            delay = default_delay(row[_RETRY_COUNT]) if policy is None else float(policy)  # type: ignore[arg-type]
+            self._retry(row, started_at, duration, delay, error, None)
+
+    def _policy(self, row: Row) -> RetryDelay | None:
+        definition = self._registry.match(row[_TYPE])
+        own = None if definition is None else definition.retry_delay
+        return self._registry.retry_delay if own is None else own
+
+    def _archive_killed(self, row: Row, error: str, began: float) -> None:
+        started_at, duration = self._count_killed(row, error, began)
+        self._samples.count("fireforget_jobs_archived_total", (self._pattern(row), row[_QUEUE]))
+        self._archived(row, started_at, duration, error, None)
+
+    def _count_killed(self, row: Row, error: str, began: float) -> tuple[float, float]:
+        """Log and count a run that could not do so itself; return when it began, in Unix seconds, and its duration."""
+        duration = max(0.0, time.monotonic() - began)
+        pattern, job_id, queue, retry_count = self._names(row)
+        logs.task_failed(pattern, job_id, queue, retry_count, duration, error)
+        self._samples.count("job_processed_total", (pattern, queue, "failed"))
+        self._samples.observe("job_duration_seconds", (pattern, queue), duration)
+        started_at = self._clock() - duration
+        self._samples.observe("job_wait_seconds", (queue,), max(0.0, started_at - row[_DUE]))
+        return started_at, duration
+
+    def _names(self, row: Row) -> tuple[str, str, str, int]:
+        """Return what log records and metrics call a job: pattern, id, queue, retry count."""
+        job_id = row[_TASK_ID] or public_id(self._tag, row[_N], row[_NONCE])
+        return self._pattern(row), job_id, row[_QUEUE], row[_RETRY_COUNT]
+
+    def _pattern(self, row: Row) -> str:
+        definition = self._registry.match(row[_TYPE])
+        return definition.pattern if definition is not None else row[_TYPE]
+
+    # --- retry policies of killed jobs ----------------------------------------------------------------------------------
+
+    def _ask(self, row: Row, attempt: tuple[Any, ...], timed_out: bool) -> None:
+        """Have a child compute the delay, since the application's functions run in children alone."""
+        self._next_token += 1
+        message = ("question", self._next_token, row[_TYPE], row[_RETRY_COUNT], attempt[2], timed_out)
+        self._questions[self._next_token] = (time.monotonic() + ANSWER_SECONDS, row, attempt)
+        if not self._ask_child(message):
+            self.answered(self._next_token, default_delay(row[_RETRY_COUNT]))
+
+    def answered(self, token: int, delay: float) -> None:
+        """A child has computed a delay in seconds; one that comes too late is ignored."""
+        question = self._questions.pop(token, None)
+        if question is not None:
+            _, row, (began, duration, error, trace) = question
+            self._retry(row, began, duration, delay, error, trace)
+
+    def give_up_waiting(self, *, all: bool) -> None:
+        """Use the default delay where no answer came in time; with `all`, for every question."""
+        now = time.monotonic()
+        for token, (deadline, row, _) in list(self._questions.items()):
+            if all or now >= deadline:
+                logs.retry_delay_failed(row[_TYPE], "", "no answer in time")
+                self.answered(token, default_delay(row[_RETRY_COUNT]))
+
+
+def exit_word(code: int) -> str:
+    """Return a short name of how a process ended."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _exit_sentence(code: int) -> str:
+    word = exit_word(code)
+    return f"ended itself with {word}" if code >= 0 else f"killed by signal {-code} ({word})"

@@ -1,0 +1,122 @@
+"""The plan of every hot statement: which index answers it, and that nothing is scanned or sorted."""
+
+import re
+import sqlite3
+
+import pytest
+
+from fireforget import Task, _sql
+
+NUMBERS = dict.fromkeys(("now", "most", "n", "nonce", "worker", "claim", "after", "limit"), 1)
+NAMES = dict.fromkeys(("queue", "unique_key", "task_id", *(f"type_{n}" for n in range(100))), "x")
+
+HOT = {
+    "claim one type": (_sql.claim(1), "fireforget_claim"),
+    "claim three types": (_sql.claim(3), "fireforget_claim"),
+    "claim a hundred types": (_sql.claim(100), "fireforget_claim"),
+    "PENDING_LANES": (_sql.PENDING_LANES, "fireforget_claim"),
+    "FORWARD_DUE": (_sql.FORWARD_DUE, "fireforget_due"),
+    "NEXT_DUE": (_sql.NEXT_DUE, "fireforget_due"),
+    "EXPIRED": (_sql.EXPIRED, "fireforget_expiry"),
+    "NEXT_EXPIRY": (_sql.NEXT_EXPIRY, "fireforget_expiry"),
+    "RELEASE_EXPIRED_KEY": (_sql.RELEASE_EXPIRED_KEY, "fireforget_unique_key"),
+    "HOLDER_OF_KEY": (_sql.HOLDER_OF_KEY, "fireforget_unique_key"),
+    "JOB_BY_TASK_ID": (_sql.JOB_BY_TASK_ID, "fireforget_task_id"),
+    "JOBS_OF_WORKER": (_sql.JOBS_OF_WORKER, "fireforget_active"),
+    "CANCEL_REQUESTED": (_sql.CANCEL_REQUESTED, "fireforget_cancel"),
+}
+BY_ROW_NUMBER = {
+    name: getattr(_sql, name)
+    for name in (
+        "REMOVE", "COMPLETE", "RETRY_LATER", "ARCHIVE", "CANCEL_ACTIVE", "PUT_BACK", "WRITE_RESULT", "WRITE_PROGRESS",
+        "JOB_BY_NUMBER", "RETURN_JOB", "ARCHIVE_AFTER_DEATHS", "DELETE_JOB",
+    )
+}  # fmt: skip
+
+
+@pytest.fixture(params=["empty", "analyzed"])
+def plan_of(request, queue):
+    """Explain a statement on an empty file, and on one whose statistics speak for reading everything."""
+    connection = queue._database.connection()
+    if request.param == "analyzed":
+        queue.enqueue_many([Task("x", None, process_in=n % 2) for n in range(60)])
+        connection.execute("ANALYZE")
+
+    def plan_of(statement):
+        named = {name: value for name, value in {**NUMBERS, **NAMES}.items() if f":{name}" in statement}
+        parameters = named or [1] * statement.count("?")
+        return [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + statement, parameters)]
+
+    return plan_of
+
+
+def reads_of_jobs(plan):
+    """The lines of a plan that read the table of jobs, under whichever name."""
+    return [line for line in plan if re.match(r"(SCAN|SEARCH) (?!lane|fireforget_worker|worker)", line)]
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_a_hot_statement_is_answered_by_its_index(plan_of, name):
+    """Whatever the history's size: no scan of the table, and nothing sorted."""
+    statement, index = HOT[name]
+    plan = plan_of(statement)
+    assert any(index in line for line in plan), plan
+    assert not any("TEMP B-TREE" in line for line in plan), plan
+    for line in reads_of_jobs(plan):
+        assert "USING" in line, plan
+
+
+@pytest.mark.parametrize("name", BY_ROW_NUMBER)
+def test_a_settling_statement_finds_its_row_by_number(plan_of, name):
+    """One step each."""
+    plan = plan_of(BY_ROW_NUMBER[name])
+    assert any("USING INTEGER PRIMARY KEY" in line for line in plan), plan
+    assert not any(line.startswith("SCAN") for line in plan), plan
+
+
+def test_counting_reads_indexes_alone(plan_of):
+    """A million payloads are not read for a number."""
+    for statement in (_sql.COUNT_JOBS, _sql.OLDEST_DUE):
+        plan = plan_of(statement)
+        assert all("COVERING INDEX" in line for line in reads_of_jobs(plan) if "CONSTANT" not in line), plan
+
+
+@pytest.fixture
+def steps_of(queue):
+    """Count the work of SQLite's machine for a statement, in tens of its instructions; what it changed is rolled back."""
+    connection = queue._database.connection()
+
+    def steps_of(statement, parameters):
+        steps = []
+        connection.execute("BEGIN IMMEDIATE")
+        connection.set_progress_handler(lambda: steps.append(1) and None, 10)
+        try:
+            connection.execute(statement, parameters).fetchall()
+        finally:
+            connection.set_progress_handler(None, 10)
+            connection.execute("ROLLBACK")
+        return len(steps)
+
+    return steps_of
+
+
+@pytest.mark.parametrize("name", ["claim", "PENDING_LANES", "FORWARD_DUE", "NEXT_DUE", "EXPIRED", "NEXT_EXPIRY"])
+def test_the_cost_does_not_grow_with_what_is_stored(queue, steps_of, sql, name):
+    """Neither with jobs of types that nobody handles, nor with jobs that are not due, nor with history."""
+    statement = _sql.claim(2) if name == "claim" else getattr(_sql, name)
+    parameters = {"queue": "default", "type_0": "mine", "type_1": "other", "most": 5, "worker": 1, "now": queue._clock()}
+    parameters = {key: value for key, value in parameters.items() if f":{key}" in statement}
+    queue.enqueue_many([Task("mine", n) for n in range(10)])
+    queue.enqueue_many([Task(type) for type in ("foreign:a", "foreign:z", "zzz")])
+    queue.enqueue_many([Task("mine", None, process_in=60)] * 3)
+    before = steps_of(statement, parameters)
+    queue.enqueue_many([Task(type) for type in ("foreign:a", "foreign:z", "zzz") for _ in range(1000)])
+    queue.enqueue_many([Task("mine", None, process_in=60)] * 1000)
+    queue.enqueue_many([Task("mine", None, queue="other")] * 1000)
+    sql("UPDATE fireforget_job SET state = 6 WHERE queue = 'other'")
+    assert steps_of(statement, parameters) <= before + 20
+
+
+def test_sqlite_is_new_enough_for_these_plans():
+    """The tests above speak of this library."""
+    assert sqlite3.sqlite_version_info >= (3, 35)

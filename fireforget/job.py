@@ -113,7 +113,7 @@ class Job:
             raise InvalidOption("fraction", fraction, "give a number from 0 to 1")
         if note is not None and not isinstance(note, str):
             raise InvalidOption("note", note, "give text")
-        self._report("progress", (float(fraction), note))
+        self._report("progress", (float(fraction), None if note is None else json_payload.storable(note)))
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.type} in {self.queue}, attempt {self.retry_count + 1}>"

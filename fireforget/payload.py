@@ -44,6 +44,11 @@ def size_of(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
+def storable(text: str) -> str:
+    """Return text that UTF-8 can carry: what it cannot, a lone surrogate, is written as an escape."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def decode(text: str | None) -> Any:
     """Return the value of JSON text from the database; None (SQL NULL) is null. Raises ValueError for what is not JSON."""
     return None if text is None else json.loads(text)

@@ -27,6 +27,7 @@ import mmap
 import os
 import secrets
 import struct
+import time
 from contextlib import suppress
 from enum import IntEnum
 
@@ -64,7 +65,13 @@ class Board:
         self.descriptor = descriptor
         self.slots = slots
         self.threads = threads
-        self._map = mmap.mmap(descriptor, _size(slots, threads))
+        # Through an open file of its own: a mapping keeps its file open, and so would keep the lock in a process that a handler
+        # forks and that has closed `descriptor`.
+        mapped = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._map = mmap.mmap(mapped, _size(slots, threads))
+        finally:
+            os.close(mapped)
         self.words = memoryview(self._map).cast("Q")
         self.doubles = memoryview(self._map).cast("d")
 
@@ -86,6 +93,23 @@ class Board:
     def slot(self, number: int) -> "Slot":
         """Return a child's part of the board."""
         return Slot(self, _HEADER_WORDS + number * _slot_words(self.threads), self.threads)
+
+    def outlive_children(self, seconds: float) -> bool:
+        """Give up the lock and wait until it can be had anew: then no child lives that inherited it. False when one still does.
+
+        For a worker whose helper is dead, and with it the knowledge of its children. If another worker was first to get the
+        lock, it has taken over, and what is settled here finds no rows.
+        """
+        os.close(self.descriptor)
+        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        end = time.monotonic() + seconds
+        while True:
+            with suppress(OSError):
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.01)
 
     def remove(self) -> None:
         """Give up the lock and remove the file; the worker owns nothing any more."""

@@ -15,6 +15,7 @@ The application's code runs here and nowhere else in a worker: handlers, middlew
 """
 
 import asyncio
+import concurrent.futures
 import os
 import random
 import signal
@@ -131,7 +132,7 @@ class Runner:
                 return text, None
             note = f"result not kept: {size} bytes of JSON, at most {json_payload.MAX_RESULT_BYTES} are"
         except InvalidPayload as error:
-            note = f"result not kept: {error}"
+            note = json_payload.storable(f"result not kept: {error}")
         logs.result_not_kept(job.pattern, job.id, job.queue, note)
         return None, note
 
@@ -144,7 +145,7 @@ class Runner:
         if isinstance(error, RevokeTask):
             return ("revoked",)
         if isinstance(error, JobCancelled):
-            return ("cancelled", middleware.describe(error))
+            return ("cancelled", _shorten(middleware.describe(error)))
         text, trace = _shorten(_text_of(error)), _traceback_of(error)
         if isinstance(error, SkipRetry | PayloadMismatch) or text == DEADLINE_PASSED:
             return self._archive(job, text, trace, duration)
@@ -201,7 +202,6 @@ class Child:
         """Say hello and work until the supervisor has nothing more."""
         work = _InTurn(self, self._slot) if self._settings.threads == 1 else _AtOnce(self, self._slot)
         signal.signal(enforcer.INTERRUPT_SIGNAL, lambda *_: work.interrupt())
-        signal.siginterrupt(enforcer.INTERRUPT_SIGNAL, False)
         self.send(("hello", os.getpid()))
         while (message := self._channel.receive()) is not None:
             kind, *content = message
@@ -389,11 +389,18 @@ class _AtOnce:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(runner.thread_id), ctypes.py_object(kind))
 
     def _run_async(self, coroutine: Any, runner: Runner) -> Any:
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._event_loop())
-        with _cancelled_by(runner, future.cancel):
+        loop = self._event_loop()
+        tasks: list[asyncio.Task[Any]] = []
+
+        async def run() -> Any:
+            tasks.extend(filter(None, [asyncio.current_task()]))
+            return await coroutine
+
+        future = asyncio.run_coroutine_threadsafe(run(), loop)
+        with _cancelled_by(runner, lambda: [loop.call_soon_threadsafe(task.cancel) for task in tasks]):
             try:
                 return future.result()
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, concurrent.futures.CancelledError):
                 raise_if_interrupted(self._slot, runner._cell, runner)
                 raise
             except BaseException:
@@ -493,11 +500,12 @@ def _traceback_of(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename.startswith(own):
         trace = trace.tb_next
-    text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    text = json_payload.storable("".join(traceback.format_exception(type(error), error, trace)).rstrip())
     return text if len(text) <= MOST_TRACEBACK else "[...]\n" + text[-MOST_TRACEBACK:]
 
 
 def _shorten(text: str) -> str:
+    text = json_payload.storable(text)
     return text if len(text) <= MOST_ERROR else text[:MOST_ERROR] + " [...]"
 
 

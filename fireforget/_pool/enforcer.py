@@ -75,9 +75,8 @@ class Enforcer:
     def expect(self, child: Watched, jobs: dict[int, tuple[Any, ...]]) -> None:
         """Take jobs under watch that are about to be sent to a child."""
         soonest = min((row[_TIMEOUT] for row in jobs.values() if row[_TIMEOUT] is not None), default=float("inf"))
-        wake_at = time.monotonic() + soonest
-        if any(row[_DEADLINE] is not None for row in jobs.values()):
-            wake_at = min(wake_at, time.monotonic() + _LOOK_AT_DEADLINES)
+        deadline = min((row[_DEADLINE] for row in jobs.values() if row[_DEADLINE] is not None), default=None)
+        wake_at = time.monotonic() + min(soonest, _until(deadline))
         with self._changed:
             child.jobs.update(jobs)
             if wake_at < self._wake_at:
@@ -109,9 +108,7 @@ class Enforcer:
                 look_at = min(look_at, self._check_job(child, index, began, row, now))
         for index, row in child.jobs.items():
             if index not in running:
-                look_at = min(look_at, now + (row[_TIMEOUT] or float("inf")))
-                if row[_DEADLINE] is not None:
-                    look_at = min(look_at, now + _LOOK_AT_DEADLINES)
+                look_at = min(look_at, now + (row[_TIMEOUT] or float("inf")), now + _until(row[_DEADLINE]))
         return look_at
 
     def _check_job(self, child: Watched, index: int, began: float, row: tuple[Any, ...], now: float) -> float:
@@ -128,7 +125,7 @@ class Enforcer:
         look_at = ends_at
         if row[_DEADLINE] is not None:
             left = row[_DEADLINE] - time.time()
-            look_at = min(look_at, now + min(max(left, 0.0), _LOOK_AT_DEADLINES))
+            look_at = min(look_at, now + _until(row[_DEADLINE]))
             if now + left < ends_at:
                 ends_at, reason = now + left, Reason.DEADLINE
         if now < ends_at:
@@ -140,3 +137,8 @@ class Enforcer:
         if index not in child.interrupted and child.slot.interrupt(index, reason):
             child.interrupted[index] = (now, reason)
             self._signal_child(child.pid, INTERRUPT_SIGNAL)
+
+
+def _until(deadline: float | None) -> float:
+    """Return in how many seconds to look at a deadline: when it comes by today's clock, but soon enough to see the clock jump."""
+    return float("inf") if deadline is None else min(max(deadline - time.time(), 0.001), _LOOK_AT_DEADLINES)

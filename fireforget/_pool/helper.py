@@ -37,6 +37,7 @@ class ForkHelper:
         self.pid = pid
         self._socket = connection
         self._life = life
+        self._closed = False
         self.mailbox = Mailbox(connection)
 
     @classmethod
@@ -69,6 +70,7 @@ class ForkHelper:
 
     def close(self) -> None:
         """End the helper, and with it whatever children are left, and wait for it."""
+        self._closed = True
         self._socket.close()
         os.close(self._life)
         with suppress(ChildProcessError):  # the application ignores SIGCHLD, or reaped it
@@ -76,8 +78,9 @@ class ForkHelper:
 
     def close_in_forked_child(self) -> None:
         """In a process that the application forks: let go of what would keep the helper believing that the worker lives."""
-        self._socket.close()
-        os.close(self._life)
+        if not self._closed:
+            self._socket.close()
+            os.close(self._life)
 
 
 _FORK, _SIGNAL = 1, 2

@@ -17,6 +17,7 @@ import os
 import select
 import socket
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -59,6 +60,7 @@ class Supervisor:
         self._known_types: dict[str, bool] = {}
         self._requests: deque[str] = deque()
         self._claiming = True
+        self._signed_off = False
         self._may_write = True
         self._knows_children = True
         self._stopping = False
@@ -87,10 +89,12 @@ class Supervisor:
         except OSError as error:
             raise WorkerError(f"{path}: the worker's lock file cannot be created beside it ({error.strerror})") from error
         self._helper = ForkHelper.start(child_main(self._registry, settings, self._board))
+        _embedding.add(self)
         try:
             self._queue = given if isinstance(given, SqliteQueue) else SqliteQueue(path)
             self._sign_in()
         except BaseException:
+            _embedding.discard(self)
             self._helper.close()
             self._board.remove()
             raise
@@ -357,10 +361,19 @@ class Supervisor:
         self._log(logging.INFO, f"stopping: {self._crew.running()} jobs are running and have {patience:g} s")
         self._crew.begin_stop()
 
+    def _let_go(self) -> None:
+        """In a process that the application forks: it must hold neither the worker's lock nor its helper."""
+        self._helper.close_in_forked_child()
+        if not self._signed_off:
+            os.close(self._board.descriptor)
+
     def _close(self) -> None:
         self._helper.close()
         self._crew.collect()
-        if self._knows_children:  # and all are dead: the helper has killed and reaped them
+        if not self._knows_children:
+            with suppress(OSError):
+                self._knows_children = self._board.outlive_children(_EXIT_SECONDS)
+        if self._knows_children:  # all are dead: the helper, or else the kernel, has killed them
             self._crew.abandon()
         if self._may_write and self._verdicts.settlement:
             self._write_last_settlement()
@@ -388,6 +401,7 @@ class Supervisor:
         the kernel has freed the lock: when the last child is gone.
         """
         try:
+            self._signed_off = True
             if self._may_write and self._knows_children:
                 self._claims.unregister()
                 self._board.remove()
@@ -395,6 +409,20 @@ class Supervisor:
         except StoreError as error:
             logs.event(logging.ERROR, "the worker could not sign off", error=str(error))
         os.close(self._board.descriptor)
+
+
+_embedding: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
+"""The supervisors that this process has opened."""
+
+
+def _after_fork_in_child() -> None:
+    for supervisor in list(_embedding):
+        supervisor._let_go()
+    _embedding.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _moments(start: float, pauses: Iterable[float]) -> Iterable[float]:

@@ -103,9 +103,13 @@ def test_a_mistake_in_the_call_stores_nothing(queue, sql):
     ):
         with pytest.raises(InvalidTask):
             wrong()
-    with pytest.raises(UnknownOption, match="run_timeout"):
-        queue.enqueue(Task("t"), **{"Timeout": 1})
     assert count(sql) == 0
+
+
+def test_an_unknown_option_of_a_call_lists_those_of_a_call(queue):
+    """Where the run time is `run_timeout`: the remedy must not be one that is refused in its turn."""
+    with pytest.raises(UnknownOption, match="run_timeout"):
+        queue.enqueue(Task("t"), timeoutt=1)
 
 
 def test_a_payload_above_max_payload_is_refused_in_bytes(open_queue, sql):

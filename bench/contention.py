@@ -62,7 +62,8 @@ def _figures(results: list[dict], complaints: list[str], seconds: int) -> list[d
                       reached=not refused and not complaints),
         common.figure("slowest producer", slowest, median, against="the median producer", reach="at least 0.5",
                       reached=slowest >= median / 2),
-        common.figure("longest wait of one call", longest, unit="s", reach="at most 1 s", reached=longest <= LONGEST_WAIT_SECONDS),
+        common.figure("longest wait of one call", longest, unit="s", reach="at most 1 s",
+                      reached=longest <= LONGEST_WAIT_SECONDS),
         common.figure("all producers together, full", sum(rates)),
     ]  # fmt: skip
 

@@ -1,15 +1,15 @@
 """Drain 100,000 stored no-op jobs with two children, beside a bare loop and beside huey.
 
-The bare loop is what any worker has to do: claim a batch, send it to a child through a socket, call, delete the batch; two forked
-children, 64 jobs a frame, two frames in flight each, the deletion and the next claim in one transaction. No errors, no timeouts, no
-fencing, no metrics. It runs on the same file, table and indexes as ours, and once more on the plainest table that can be a queue.
+The bare loop is what any worker has to do: claim a batch, send it to a child through a socket, call, delete the batch. It has two
+forked children, 64 jobs a frame, two frames in flight each, and the deletion and the next claim in one transaction. It has no
+errors, no timeouts, no fencing, no metrics. It runs on the same file, table and indexes as ours, and once more on the plainest
+table that can be a queue. CPU a job, of all processes, says what a busy machine hides.
 """
 
 import marshal
 import os
 import select
 import socket
-import sqlite3
 import struct
 import sys
 import time
@@ -127,32 +127,39 @@ class BareLoop:
             os.wait()
 
 
-def drain_bare(path: Path, jobs: int, claim: str, delete: str) -> float:
-    """Return the rate of the bare loop on a file with this many jobs."""
+def drain_bare(path: Path, jobs: int, claim: str, delete: str) -> common.Drained:
+    """Return how the bare loop drains a file with this many jobs."""
+    cpu = _own_cpu_seconds()
     with closing(BareLoop(path, claim, delete)) as loop:
         began = time.perf_counter()
         loop.run()
-        return jobs / (time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+    return common.Drained(jobs / seconds, (_own_cpu_seconds() - cpu) * 1e6 / jobs)
+
+
+def _own_cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 # --- the sides ----------------------------------------------------------------------------------------------------------
 
 
-def ours(jobs: int) -> float:
+def ours(jobs: int) -> common.Drained:
     with common.folder() as folder:
         path = folder / "jobs.db"
         common.store(path, jobs)
         with common.worker(path) as process:
-            return common.time_drain(path, jobs, alive=process)
+            return common.time_drain(path, jobs, process)
 
 
-def bare_on_our_table(jobs: int) -> float:
+def bare_on_our_table(jobs: int) -> common.Drained:
     with common.folder() as folder:
         common.store(folder / "jobs.db", jobs)
         return drain_bare(folder / "jobs.db", jobs, OUR_CLAIM, OUR_DELETE)
 
 
-def bare_on_a_plain_table(jobs: int) -> float:
+def bare_on_a_plain_table(jobs: int) -> common.Drained:
     with common.folder() as folder:
         path = folder / "plain.db"
         with closing(_db.connect(str(path), synchronous=1)) as connection:
@@ -164,30 +171,43 @@ def bare_on_a_plain_table(jobs: int) -> float:
         return drain_bare(path, jobs, PLAIN_CLAIM, PLAIN_DELETE)
 
 
+SIDES = {
+    "bare": ("a bare loop on the same table", 1 / 3, "at least 1/3"),
+    "plain": ("a bare loop on the plainest table", None, None),
+    "huey": (f"huey, {huey_side.SETTINGS}", 5, "at least 5, aim for 10"),
+}
+
+
 def main() -> None:
     given = common.arguments(__doc__, jobs=(100_000, 20_000), rounds=(5, 3), huey_jobs=(40_000, 10_000))
-    rates: dict[str, list[float]] = {"ours": [], "bare": [], "plain": [], "huey": []}
+    drained: dict[str, list[common.Drained]] = {"ours": [], "bare": [], "plain": [], "huey": []}
     for _ in range(given.rounds):
-        rates["bare"].append(bare_on_our_table(given.jobs))
-        rates["ours"].append(ours(given.jobs))
-        rates["plain"].append(bare_on_a_plain_table(given.jobs))
+        drained["bare"].append(bare_on_our_table(given.jobs))
+        drained["ours"].append(ours(given.jobs))
+        drained["plain"].append(bare_on_a_plain_table(given.jobs))
         if huey_side.installed():
-            rates["huey"].append(huey_side.drain(given.huey_jobs))
-    figures = [_figure(rates, "bare", "a bare loop on the same table", 1 / 3, "at least 1/3")]
-    figures.append(_figure(rates, "plain", "a bare loop on the plainest table", None, None))
-    if rates["huey"]:
-        figures.append(_figure(rates, "huey", f"huey {huey_side.version()}, {huey_side.SETTINGS}", 5, "at least 5, aim for 10"))
-    else:
-        print("huey is not installed: no comparison with it", file=sys.stderr)
-    common.report("drain", figures, jobs=given.jobs, huey_jobs=given.huey_jobs, rounds=given.rounds, children=CHILDREN, frame=FRAME)
+            drained["huey"].append(huey_side.drain(given.huey_jobs))
+    if not drained["huey"]:
+        print("drain: huey is not installed, so there is no comparison with it", file=sys.stderr)
+    figures = [figure for side in SIDES if drained[side] for figure in _figures(drained["ours"], drained[side], *SIDES[side])]
+    common.report(
+        "drain", figures, jobs=given.jobs, huey_jobs=given.huey_jobs, rounds=given.rounds, children=CHILDREN, frame=FRAME,
+        huey=huey_side.version(),
+    )  # fmt: skip
 
 
-def _figure(rates: dict[str, list[float]], side: str, against: str, least: float | None, reach: str | None) -> dict[str, object]:
-    ratio = common.median_ratio(rates["ours"], rates[side])
-    reached = None if least is None else ratio >= least
-    return common.figure(
-        "drain", common.median(rates["ours"]), common.median(rates[side]), against=against, ratio=ratio, reach=reach, reached=reached
-    )
+def _figures(
+    ours: list[common.Drained], theirs: list[common.Drained], against: str, least: float | None, reach: str | None
+) -> list:
+    our_rates, our_cpu = zip(*ours, strict=True)
+    their_rates, their_cpu = zip(*theirs, strict=True)
+    ratio = common.median_ratio(our_rates, their_rates)
+    return [
+        common.figure("drain", common.median(our_rates), common.median(their_rates), against=against, ratio=ratio, reach=reach,
+                      reached=None if least is None else ratio >= least),
+        common.figure("drain: CPU of all processes", common.median(our_cpu), common.median(their_cpu), unit="us/job",
+                      against=against),
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

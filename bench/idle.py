@@ -1,7 +1,7 @@
 """What an idle worker costs in 30 s: bytes that reach the disk, and CPU time, of all its processes together.
 
-Bytes are `write_bytes` of /proc/PID/io. CPU time is taken from the scheduler's own count of each thread in nanoseconds; the ticks
-of /proc/PID/stat, which lose up to 10 ms a process, stand beside it.
+Bytes are `write_bytes` of /proc/PID/io. CPU time is each process's own clock, exact to nanoseconds; the ticks of
+/proc/PID/stat, which lose up to 10 ms a process, stand beside it.
 """
 
 import os
@@ -23,8 +23,8 @@ def written(pid: int) -> int:
 
 
 def cpu_ms_exact(pid: int) -> float:
-    """Return the CPU time of a process's threads, in milliseconds."""
-    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e6
+    """Return the CPU time of a process, in milliseconds."""
+    return common.cpu_seconds([pid]) * 1000
 
 
 def cpu_ms_in_ticks(pid: int) -> float:
@@ -52,7 +52,9 @@ def main() -> None:
     most = MOST_CPU_MS * given.seconds / 30
     figures = [
         common.figure("written to the disk", wrote, unit="bytes", reach="0", reached=wrote == 0),
-        common.figure(f"CPU in {given.seconds} s", exact, unit="ms", reach=f"at most {most:g} ms", reached=max(exact, ticks) <= most),
+        common.figure(
+            f"CPU in {given.seconds} s", exact, unit="ms", reach=f"at most {most:g} ms", reached=(exact or ticks) <= most
+        ),
         common.figure(f"CPU in {given.seconds} s, in ticks", ticks, unit="ms"),
     ]
     common.report("idle", figures, seconds=given.seconds, processes=len(pids), cpu_ms_of_each=each)

@@ -8,7 +8,7 @@ def drain(jobs: int, level: str, form: str = "text") -> float:
         path = folder / "jobs.db"
         common.store(path, jobs)
         with common.worker(path, "--log-format", form, log_level=level) as process:
-            return common.time_drain(path, jobs, alive=process)
+            return common.time_drain(path, jobs, process).rate
 
 
 def main() -> None:

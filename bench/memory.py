@@ -19,7 +19,6 @@ def rollup(pid: int) -> dict[str, float]:
     return {name.rstrip(":"): int(kib) / 1024 for name, kib, *_ in lines}
 
 
-
 def main() -> None:
     common.arguments(__doc__)
     if not Path("/proc/self/smaps_rollup").exists():
@@ -41,7 +40,9 @@ def main() -> None:
         common.figure("of that not backed by files", anonymous, unit="MiB"),
     ]  # fmt: skip
     others = [pid for pid in Path("/proc").iterdir() if pid.name.isdecimal() and _is_python(pid)]
-    common.report("memory", figures, processes=len(pids), pss_mib=[round(each, 1) for each in pss], pythons_beside=len(others) - 1)
+    common.report(
+        "memory", figures, processes=len(pids), pss_mib=[round(each, 1) for each in pss], pythons_beside=len(others) - 1
+    )
 
 
 def _is_python(process: Path) -> bool:

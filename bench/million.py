@@ -1,4 +1,4 @@
-"""Drain with 1,000,000 jobs stored, beside 10,000: the first ten thousand of each in turn, then all; the WAL is watched throughout.
+"""Drain with 1,000,000 jobs stored, beside 10,000: the first ten thousand of each in turn, then all; the WAL is watched.
 
 Between rounds the worker on the large file is stopped and started again, so that both sides start alike.
 """
@@ -39,7 +39,7 @@ class WalWatch:
 def drain_some(path: Path, jobs: int) -> float:
     """Return the rate of the first `jobs` that go."""
     with common.worker(path) as process:
-        return common.time_drain(path, jobs, alive=process)
+        return common.time_drain(path, jobs, process).rate
 
 
 def drain_few(jobs: int) -> float:
@@ -69,7 +69,8 @@ def main() -> None:
                       ratio=ratio, reach="at least 0.8", reached=ratio >= 0.8),
         common.figure(f"all that is left of {given.stored:,}", rest, common.median(few), against=against, reach="at least 0.8",
                       reached=rest >= 0.8 * common.median(few)),
-        common.figure("largest WAL file", wal.largest / 2**20, unit="MiB", reach="below 64", reached=wal.largest < MOST_WAL_BYTES),
+        common.figure("largest WAL file", wal.largest / 2**20, unit="MiB", reach="below 64",
+                      reached=wal.largest < MOST_WAL_BYTES),
         common.figure("stored, a thousand in a transaction, normal", stored_a_second),
     ]  # fmt: skip
     common.report("million", figures, stored=given.stored, few=given.few, rounds=given.rounds, file_mib=round(at_the_end / 2**20))
@@ -81,7 +82,7 @@ def drain_rest(path: Path) -> float:
     last, first = [connection.execute(f"SELECT {end}(n) FROM fireforget_job").fetchone()[0] for end in ("max", "min")]
     connection.close()
     with common.worker(path) as process:
-        return common.time_drain(path, last - first + 1, alive=process) * left / (last - first + 1)
+        return common.time_drain(path, last - first + 1, process).rate * left / (last - first + 1)
 
 
 if __name__ == "__main__":

@@ -83,8 +83,8 @@ def main() -> None:
             pick_ups(pipe, enqueue, 5)
             figures = [*_figures("enqueue", *pick_ups(pipe, enqueue, given.jobs))]
             figures += _figures("a plain INSERT", *pick_ups(pipe, insert, given.jobs))
-            figures.append(common.figure("lateness of delayed jobs, median", common.median(lateness(pipe, queue, given.jobs // 3)),
-                                         unit="ms"))  # fmt: skip
+            late = common.median(lateness(pipe, queue, given.jobs // 3))
+            figures.append(common.figure("lateness of delayed jobs, median", late, unit="ms"))
     common.report("pickup", figures, jobs=given.jobs)
 
 

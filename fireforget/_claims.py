@@ -24,7 +24,7 @@ MOST_EXPIRED = 500
 """Jobs removed after their retention in one transaction."""
 MOST_DEATHS = 3
 """A job under which a worker has died this often is archived."""
-_MOST_BRANCHES = 100  # of a compound SELECT; SQLite allows 500
+_MOST_BRANCHES = 200  # of a compound SELECT; SQLite allows 500
 
 
 class Claimed(NamedTuple):
@@ -97,6 +97,7 @@ class Claims:
         self._queues = frozenset(queues)
         self._clock = clock
         self.connection = _db.connect(database.path, synchronous=1)
+        self.connection.text_factory = str
         self.worker = 0
 
     def close(self) -> None:
@@ -199,22 +200,36 @@ class Claims:
 
     def lanes(self) -> dict[str, list[str]]:
         """Return the served queues that have pending jobs this worker handles, and the types of those; a read alone."""
-        paused = {name for (name,) in self.connection.execute(_sql.PAUSED_QUEUES)}
+        with self._lenient():
+            paused = {name for (name,) in self.connection.execute(_sql.PAUSED_QUEUES)}
+            pending = self.connection.execute(_sql.PENDING_LANES).fetchall()
         found: dict[str, list[str]] = {}
-        for queue, type in self.connection.execute(_sql.PENDING_LANES):
+        for queue, type in pending:
             if queue in self._queues and queue not in paused and self._handles(type):
                 found.setdefault(queue, []).append(type)
         return found
 
     def claim(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
         """Claim up to `most` pending jobs of a queue, inside the open transaction, and return them in the order to run them."""
-        if len(types) > _MOST_BRANCHES:  # by halves: the first half may take all, which is only unfair among hundreds of types
-            claimed = self.claim(queue, types[:_MOST_BRANCHES], most)
-            return claimed + (self.claim(queue, types[_MOST_BRANCHES:], most - len(claimed)) if len(claimed) < most else [])
+        if len(types) > _MOST_BRANCHES:
+            return self._claim_among_many(queue, types, most)
         parameters: dict[str, Any] = {f"type_{i}": type for i, type in enumerate(types)}
         parameters.update(queue=queue, most=most, worker=self.worker, now=self._clock())
         rows = self._fetch(_sql.claim(len(types)), parameters)
         rows.sort(key=_order)
+        return rows
+
+    def _claim_among_many(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
+        """Claim among more types than one statement can name: find the first jobs of each part, then claim the first of all."""
+        candidates: list[tuple[int, int, float]] = []
+        for at in range(0, len(types), _MOST_BRANCHES):
+            part = types[at : at + _MOST_BRANCHES]
+            parameters: dict[str, Any] = {f"type_{i}": type for i, type in enumerate(part)}
+            candidates += self.connection.execute(_sql.first_of(len(part)), {**parameters, "queue": queue, "most": most})
+        candidates.sort(key=lambda row: (-row[1], row[2], row[0]))
+        rows: list[tuple[Any, ...]] = []
+        for n, _, _ in candidates[:most]:
+            rows += self._fetch(_sql.CLAIM_ONE, {"n": n, "worker": self.worker, "now": self._clock()})
         return rows
 
     def _fetch(self, statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -226,19 +241,25 @@ class Claims:
             if "decode" not in str(error):
                 raise
             self.connection.execute("ROLLBACK TO claim")
-            self.connection.text_factory = _decode_leniently
-            try:
+            with self._lenient():
                 rows = self.connection.execute(statement, parameters).fetchall()
-            finally:
-                self.connection.text_factory = str
         self.connection.execute("RELEASE claim")
         return rows
 
+    @contextmanager
+    def _lenient(self) -> Iterator[None]:
+        """Read text as it is, whatever a foreign program stored; not always, since it costs a call of Python for each text."""
+        self.connection.text_factory = _db.decode_leniently
+        try:
+            yield
+        finally:
+            self.connection.text_factory = str
+
     def active_elsewhere(self) -> bool:
         """Return whether any worker runs a job that this one could run; for `--burst`."""
-        return any(
-            queue in self._queues and self._handles(type) for queue, type in self.connection.execute(_sql.ACTIVE_LANES).fetchall()
-        )
+        with self._lenient():
+            active = self.connection.execute(_sql.ACTIVE_LANES).fetchall()
+        return any(queue in self._queues and self._handles(type) for queue, type in active)
 
     def cancel_requests(self) -> set[tuple[int, int]]:
         """Return (job number, claim) of this worker's jobs that somebody wants cancelled."""
@@ -294,10 +315,6 @@ class Claims:
 
 def _order(row: tuple[Any, ...]) -> tuple[int, float, int]:
     return -row[13], row[12], row[0]
-
-
-def _decode_leniently(data: bytes) -> str:
-    return data.decode("utf-8", "replace")
 
 
 def boot_id() -> str:

@@ -249,6 +249,7 @@ def connect(path: str, synchronous: int) -> sqlite3.Connection:
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
             connection.execute("PRAGMA mmap_size = 0")
+            connection.text_factory = decode_leniently
             if sys.platform == "darwin":
                 connection.execute("PRAGMA fullfsync = 1")
         except BaseException:
@@ -268,6 +269,11 @@ def _use_wal(connection: sqlite3.Connection, path: str) -> None:
         raise StoreUnavailable(path, f"SQLite keeps it in journal mode {mode!r} and a queue needs WAL: use a local disk")
     if not was_empty:
         _log.warning("%s was not in WAL mode: converted, and it stays so for every program that opens it", path)
+
+
+def decode_leniently(data: bytes) -> str:
+    """Return text as it is in the file, with replacement characters where a foreign program stored what is not UTF-8."""
+    return data.decode("utf-8", "replace")
 
 
 def file_identity(path: str) -> tuple[int, int] | None:

@@ -3,8 +3,11 @@
 Named parameters, except in the statements that run once a job in a worker's batch: SQLite's binding looks each name up.
 """
 
+from collections.abc import Iterable
+from functools import cache
+
 from fireforget._schema import STATE_NUMBER
-from fireforget.task import State
+from fireforget.task import DEFAULT_TIMEOUT, State
 
 SCHEDULED = STATE_NUMBER[State.SCHEDULED]
 PENDING = STATE_NUMBER[State.PENDING]
@@ -203,23 +206,41 @@ CLAIMED_COLUMNS = (
 )
 
 
+def _branches(types: int) -> str:
+    """Return a compound SELECT of the first jobs of `types` types of a queue, `:type_0` and so on."""
+    branch = (
+        f"SELECT n, priority, due FROM fireforget_job INDEXED BY fireforget_claim "
+        f"WHERE state = {PENDING} AND queue = :queue AND type = :type_{{}}"
+    )
+    return "\n        UNION ALL ".join(branch.format(position) for position in range(types))
+
+
+def first_of(types: int) -> str:
+    """Return the statement that reads the first `:most` pending jobs of `types` types of a queue, without claiming them."""
+    return f"{_branches(types)}\nORDER BY priority DESC, due, n\nLIMIT :most"
+
+
+CLAIM_ONE = f"""
+UPDATE fireforget_job
+SET state = {ACTIVE}, worker = :worker, claim = claim + 1, started_at = :now
+WHERE n = :n AND state = {PENDING}
+RETURNING {CLAIMED_COLUMNS}
+"""
+
+
+@cache
 def claim(types: int) -> str:
     """Return the statement that claims up to `:most` jobs of `types` types of a queue, `:type_0` and so on, in order.
 
     The branches of the compound SELECT are each read in index order and merged by SQLite as they are needed, so the cost is
     that of the jobs claimed, whatever else is stored. UPDATE ... RETURNING does not keep the order: `order_claimed` does.
     """
-    branch = (
-        f"SELECT n, priority, due FROM fireforget_job INDEXED BY fireforget_claim "
-        f"WHERE state = {PENDING} AND queue = :queue AND type = :type_{{}}"
-    )
-    branches = "\n        UNION ALL ".join(branch.format(position) for position in range(types))
     return f"""
 UPDATE fireforget_job
 SET state = {ACTIVE}, worker = :worker, claim = claim + 1, started_at = :now
 WHERE n IN (
     SELECT n FROM (
-        {branches}
+        {_branches(types)}
         ORDER BY priority DESC, due, n
         LIMIT :most
     )
@@ -332,3 +353,184 @@ LIMIT :most
 """
 
 DELETE_JOB = "DELETE FROM fireforget_job WHERE n = ?"
+
+# --- inspection and administration ----------------------------------------------------------------------------------------
+# Jobs are listed by row number, which no index has within a state. Two ways lead there. By the index of the state, sorting its
+# numbers: the cost is that of the jobs in the state. Or through the table, a window of row numbers at a time: cheap where the
+# state is common. `Inspector` takes the first where few jobs are in the state.
+
+_WAITING_TERM = f"state IN ({STATE_NUMBER[State.AGGREGATING]}, {STATE_NUMBER[State.BLOCKED]})"
+_DUE_TERM = f"state IN ({SCHEDULED}, {RETRY})"
+_ENDED_TERM = f"state IN ({COMPLETED}, {ARCHIVED}, {CANCELLED})"
+
+# The term repeats the index's own WHERE, word for word: SQLite uses a partial index only where the query implies it.
+_INDEX_OF_STATE = {
+    PENDING: ("fireforget_claim", f"state = {PENDING}"),
+    ACTIVE: ("fireforget_active", f"state = {ACTIVE}"),
+    **dict.fromkeys((SCHEDULED, RETRY), ("fireforget_due", _DUE_TERM)),
+    **dict.fromkeys((COMPLETED, ARCHIVED, CANCELLED), ("fireforget_ended", _ENDED_TERM)),
+    **dict.fromkeys(
+        (STATE_NUMBER[State.AGGREGATING], STATE_NUMBER[State.BLOCKED]),
+        ("fireforget_waiting", _WAITING_TERM),
+    ),
+}
+
+_FILTERS = {
+    "queue": "queue = :queue",
+    "type": "type = :type",
+    "type_prefix": "substr(type, 1, length(:type_prefix)) = :type_prefix",
+    "before": f"CASE WHEN {_ENDED_TERM} THEN coalesce(completed_at, enqueued_at) ELSE enqueued_at END <= :before",
+    "error": "instr(last_error, :error) > 0",
+    "as_read": "payload IS :as_read",
+}
+"""What jobs can be narrowed by: the name of the parameter, and its condition."""
+
+
+def _where(state: int | None, filters: Iterable[str]) -> str:
+    return "".join(f"\n  AND {term}" for term in [f"state = {state}"] * (state is not None) + [_FILTERS[f] for f in filters])
+
+
+def matching(columns: str, state: int | None, filters: Iterable[str], *, by_index: bool) -> str:
+    """Return the statement for up to `:most` jobs with numbers above `:after`, up to `:last`, in the order of their numbers."""
+    index, term = _INDEX_OF_STATE[state] if by_index and state is not None else ("", "")
+    return f"""
+SELECT {columns}
+FROM fireforget_job {f"INDEXED BY {index}" if index else "NOT INDEXED"}
+WHERE n > :after
+  AND n <= :last{term and f" AND {term}"}{_where(state, filters)}
+ORDER BY n
+LIMIT :most
+"""
+
+
+def count_up_to(state: int, filters: Iterable[str]) -> str:
+    """Return the statement that counts the jobs of a state, no further than to `:most`, in the index of the state."""
+    index, term = _INDEX_OF_STATE[state]
+    return f"""
+SELECT count(*)
+FROM (
+    SELECT 1
+    FROM fireforget_job INDEXED BY {index}
+    WHERE {term}{_where(state, filters)}
+    LIMIT :most
+)
+"""
+
+
+# Where the next window begins: numbers of jobs that are gone are not walked through one window after another.
+NEXT_NUMBER = "SELECT min(n) FROM fireforget_job WHERE n > :after"
+LAST_NUMBER = "SELECT max(n) FROM fireforget_job"
+
+COUNT_JOBS_OF_QUEUE = "\nUNION ALL\n".join(
+    f"SELECT state, count(*) FROM fireforget_job INDEXED BY {index} WHERE {term} AND queue = :queue GROUP BY state"
+    for index, term in dict.fromkeys(_INDEX_OF_STATE.values())
+)
+
+OLDEST_DUE_OF_QUEUE = f"""
+SELECT min(due)
+FROM fireforget_job INDEXED BY fireforget_claim
+WHERE state = {PENDING} AND queue = :queue
+"""
+
+# A queue is known when it has jobs, was paused once, or is served by a worker.
+KNOWS_QUEUE = "SELECT " + "\n    OR ".join(
+    [
+        "EXISTS (SELECT 1 FROM fireforget_queue WHERE name = :queue)",
+        *(
+            f"EXISTS (SELECT 1 FROM fireforget_job INDEXED BY {index} WHERE {term} AND queue = :queue)"
+            for index, term in dict.fromkeys(_INDEX_OF_STATE.values())
+        ),
+    ]
+)
+
+PAUSE_QUEUE = """
+INSERT INTO fireforget_queue (name, paused_at)
+VALUES (:queue, :now)
+ON CONFLICT (name) DO UPDATE SET paused_at = :now WHERE paused_at IS NULL
+"""
+
+RESUME_QUEUE = "UPDATE fireforget_queue SET paused_at = NULL WHERE name = :queue AND paused_at IS NOT NULL"
+DELETE_QUEUE = "DELETE FROM fireforget_queue WHERE name = :queue"
+
+# What one needs to decide about a job beyond `JOB_COLUMNS`.
+LOCK_OF_JOB = "SELECT unique_key, unique_until, payload, deadline, queue, type FROM fireforget_job WHERE n = :n"
+
+# A job that ended holds its unique key no more, but keeps it in mind, so that a later run can take it again. The number in it
+# makes it unlike every key that is held.
+RELEASED = "was:"
+_RELEASED_KEY = (
+    f"CASE WHEN substr(unique_key, 1, {len(RELEASED)}) = '{RELEASED}' THEN unique_key "
+    f"ELSE '{RELEASED}' || n || ':' || unique_key END"
+)
+
+# An ended job begins anew: all its retries, no result of the run before. The attempts stay, and later ones are numbered on.
+RUN_JOB = f"""
+UPDATE fireforget_job
+SET state = {PENDING},
+    due = :now,
+    retry_count = CASE WHEN {_ENDED_TERM} THEN 0 ELSE retry_count END,
+    worker_deaths = CASE WHEN {_ENDED_TERM} THEN 0 ELSE worker_deaths END,
+    result = CASE WHEN {_ENDED_TERM} THEN NULL ELSE result END,
+    progress = CASE WHEN {_ENDED_TERM} THEN NULL ELSE progress END,
+    progress_note = CASE WHEN {_ENDED_TERM} THEN NULL ELSE progress_note END,
+    started_at = CASE WHEN {_ENDED_TERM} THEN NULL ELSE started_at END,
+    completed_at = NULL,
+    expires_at = NULL,
+    cancel_requested_at = NULL,
+    group_name = NULL,
+    unique_key = :unique_key,
+    unique_until = :unique_until
+WHERE n = :n
+"""
+
+# A job without a deadline has a timeout, as where it is enqueued.
+UPDATE_JOB = f"""
+UPDATE fireforget_job
+SET payload = CASE WHEN :new_payload THEN :payload ELSE payload END,
+    queue = :queue, priority = :priority, due = :due, state = :state, unique_key = :unique_key,
+    deadline = :deadline, timeout = coalesce(timeout, CASE WHEN :deadline IS NULL THEN {DEFAULT_TIMEOUT} END)
+WHERE n = :n
+"""
+
+_END_JOB = f"""
+UPDATE fireforget_job
+SET state = {{state}}, completed_at = :now, expires_at = NULL, last_error = coalesce(last_error, '{{why}}'),
+    cancel_requested_at = NULL, unique_key = {_RELEASED_KEY}
+WHERE n = :n
+"""
+_SHELVE_JOB = _END_JOB.format(state=ARCHIVED, why="archived by hand")
+_CALL_OFF_JOB = _END_JOB.format(state=CANCELLED, why="cancelled before it ran")
+
+# The worker that runs it sees this in the commit's notice; the first request counts.
+_REQUEST_CANCEL = "UPDATE fireforget_job SET cancel_requested_at = coalesce(cancel_requested_at, :now) WHERE n = :n"
+
+
+def shelve(state: int, filters: Iterable[str] = ()) -> str:
+    """Return the statement that archives job `:n` if it still is in the state, and still matches."""
+    return _SHELVE_JOB.rstrip() + _where(state, filters)
+
+
+def call_off(state: int, filters: Iterable[str] = ()) -> str:
+    """Return the statement that cancels job `:n` if it still is in the state: at once, or by asking the worker that runs it."""
+    return (_REQUEST_CANCEL if state == ACTIVE else _CALL_OFF_JOB.rstrip()) + _where(state, filters)
+
+
+def remove(state: int, filters: Iterable[str] = ()) -> str:
+    """Return the statement that deletes job `:n` if it still is in the state, and still matches."""
+    return "DELETE FROM fireforget_job WHERE n = :n" + _where(state, filters)
+
+
+def still_matches(state: int, filters: Iterable[str]) -> str:
+    """Return the statement that finds job `:n` if it still is in the state, and still matches."""
+    return "SELECT 1 FROM fireforget_job WHERE n = :n" + _where(state, filters)
+
+
+# For ids that were mistyped: the job with the same number, and task_ids that begin alike.
+IDS_OF_NUMBER = "SELECT n, nonce, task_id FROM fireforget_job WHERE n = :n"
+TASK_IDS_LIKE = """
+SELECT task_id
+FROM fireforget_job INDEXED BY fireforget_task_id
+WHERE task_id IS NOT NULL AND task_id >= :beginning
+ORDER BY task_id
+LIMIT :most
+"""

@@ -5,7 +5,6 @@ The store keeps instants as REAL Unix seconds; people see aware datetimes in UTC
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from math import isfinite
 
 from fireforget.errors import InvalidOption
 
@@ -15,6 +14,7 @@ Seconds = int | float | timedelta
 Clock = Callable[[], float]
 """Returns the wall time in Unix seconds, as `time.time` does; tests inject their own."""
 
+_LONGEST = 1e12  # seconds, 30,000 years: far beyond it floats lose the seconds themselves
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -48,7 +48,7 @@ def to_seconds(option: str, duration: object, *, minimum: float = 0, above_minim
     """
     value = duration.total_seconds() if isinstance(duration, timedelta) else duration
     limit = f"{'above' if above_minimum else 'at least'} {minimum:g}"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LONGEST <= value <= _LONGEST:
         raise InvalidOption(option, duration, f"give seconds as an int, a float or a timedelta, {limit}")
     if value < minimum or (above_minimum and value == minimum):
         raise InvalidOption(option, duration, f"it must be {limit} seconds")

@@ -11,10 +11,22 @@ A message says what happened, names the value, and says what to do next.
 """
 
 from datetime import timedelta
+from typing import Any
 
 
 class FireforgetError(Exception):
-    """The root of every error that fireforget raises."""
+    """The root of every error that fireforget raises. All of them can be pickled, with what they carry."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake, (type(self), self.args, self.__dict__)
+
+
+def _remake(kind: type[FireforgetError], args: tuple[Any, ...], carried: dict[str, Any]) -> FireforgetError:
+    """Make an error anew without its `__init__`, whose arguments are not those that its text was made of."""
+    error = kind.__new__(kind, *args)
+    BaseException.__init__(error, *args)
+    error.__dict__.update(carried)
+    return error
 
 
 # --- a task that is wrong ---------------------------------------------------------------------------------------------
@@ -100,9 +112,6 @@ class StoreError(FireforgetError):
         super().__init__(f"{path}: {problem}")
         self.path = path
         self.problem = problem
-
-    def __reduce__(self) -> tuple[type["StoreError"], tuple[object, str]]:
-        return type(self), (self.path, self.problem)
 
 
 class StoreUnavailable(StoreError):

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from math import isfinite, isnan
 from typing import Any
 
 Labels = tuple[str, ...]
@@ -128,6 +129,8 @@ def _escape(text: str) -> str:
 
 
 def _number(value: float) -> str:
+    if not isfinite(value):
+        return "NaN" if isnan(value) else "+Inf" if value > 0 else "-Inf"
     return str(int(value)) if value == int(value) else repr(float(value))
 
 

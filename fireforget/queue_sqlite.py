@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from fireforget import _db, _sql
 from fireforget import payload as json_payload
-from fireforget._schema import STATE_OF_NUMBER
+from fireforget._schema import STATE_OF_NUMBER, migrate
 from fireforget.clock import Clock, Seconds, to_datetime, to_seconds
 from fireforget.errors import (
     DuplicateTask,
@@ -68,7 +68,75 @@ if hasattr(os, "register_at_fork"):
 Row = dict[str, Any]
 
 
-class SqliteQueue:
+class Intake:
+    """What enqueuers of ours have in common: they check tasks alike and answer alike, whatever they write the rows to.
+
+    `max_payload` is the largest payload in bytes of JSON, `clock` returns Unix seconds, and `_tag` is in every generated id.
+    """
+
+    _tag: str
+
+    def __init__(self, max_payload: int, clock: Clock) -> None:
+        if isinstance(max_payload, bool) or not isinstance(max_payload, int) or max_payload < 1:
+            raise InvalidOption("max_payload", max_payload, "give a number of bytes above 0")
+        self._max_payload = max_payload
+        self._clock = clock
+
+    def _row(self, task: Task, overriding: dict[str, Any], now: float) -> Row:
+        options = merge_options(task.options, overriding) if overriding else task.options
+        payload = task.payload_json
+        if payload is not None and json_payload.size_of(payload) > self._max_payload:
+            raise InvalidPayload(
+                f"the payload of {task.type!r} has {json_payload.size_of(payload)} bytes of JSON and max_payload is "
+                f"{self._max_payload}: store the data elsewhere and pass a reference, or raise max_payload"
+            )
+        get = options.get
+        due = now + get("process_in", 0.0) if "process_at" not in options else options["process_at"]
+        deadline = get("deadline")
+        queue = get("queue", DEFAULT_QUEUE)
+        unique_for = get("unique_for")
+        headers = get("headers")
+        task_id = get("task_id")
+        if task_id is not None:
+            self._check_task_id(task_id)
+        return {
+            "nonce": _new_nonce(32),
+            "task_id": task_id,
+            "type": task.type,
+            "queue": queue,
+            "state": _sql.PENDING if due <= now else _sql.SCHEDULED,
+            "priority": get("priority", 0),
+            "due": due,
+            "payload": payload,
+            "headers": json_payload.encode(headers) if headers else None,
+            "max_retry": get("max_retry", DEFAULT_MAX_RETRY),
+            "timeout": get("timeout", DEFAULT_TIMEOUT if deadline is None else None),
+            "deadline": deadline,
+            "retention": get("retention", 0.0),
+            "enqueued_at": now,
+            "unique_key": None if unique_for is None else unique_key_of(get("unique_key"), queue, task.type, payload),
+            "unique_until": None if unique_for is None else now + unique_for,
+        }
+
+    def _check_task_id(self, task_id: str) -> None:
+        if _parse_generated(task_id, self._tag):
+            raise InvalidOption("task_id", task_id, "this looks like an id that the queue generates: choose another form")
+
+    def _rows(self, tasks: Iterable[Task], overriding: dict[str, Any], now: float) -> list[Row]:
+        rows = []
+        for index, task in enumerate(tasks):
+            try:
+                rows.append(self._row(check_task(task), overriding, now))
+            except InvalidTask as error:
+                error.index = index  # type: ignore[attr-defined]
+                raise
+        return rows
+
+    def _stored(self, row: Row, n: int) -> TaskInfo:
+        return TaskInfo._when_read(_fields_of_new, row, n, self._tag)
+
+
+class SqliteQueue(Intake):
     """A durable queue in one SQLite file; opened, or created for its owner alone.
 
     `path` is a file on a local disk; it may be the application's own database, every table here is prefixed `fireforget_`.
@@ -92,14 +160,11 @@ class SqliteQueue:
     ) -> None:
         if durability not in ("full", "normal"):
             raise InvalidOption("durability", durability, 'choose "full" or "normal"')
-        if isinstance(max_payload, bool) or not isinstance(max_payload, int) or max_payload < 1:
-            raise InvalidOption("max_payload", max_payload, "give a number of bytes above 0")
-        self._clock = clock
-        self._max_payload = max_payload
+        super().__init__(max_payload, clock)
         self._durability = durability
         self._database = _db.Database(path, durability)
         with _db.translated(self.path):
-            self._tag: str = self._database.connection().execute(_sql.TAG).fetchone()[0]
+            self._tag = tag_of(self._database.connection())
         self._group = GroupCommit(self._database)
 
     @property
@@ -153,13 +218,7 @@ class SqliteQueue:
         wait = DEFAULT_WAIT if timeout is None else to_seconds("timeout", timeout, above_minimum=True)
         overriding = check_call_options(options)
         now = self._clock()
-        rows = []
-        for index, task in enumerate(tasks):
-            try:
-                rows.append(self._row(check_task(task), overriding, now))
-            except InvalidTask as error:
-                error.index = index  # type: ignore[attr-defined]
-                raise
+        rows = self._rows(tasks, overriding, now)
         if connection is not None:
             if not connection.in_transaction:
                 raise ValueError("enqueue_many on a connection needs an open transaction: begin one, so that all or none exist")
@@ -175,46 +234,6 @@ class SqliteQueue:
 
         return await asyncio.to_thread(self.enqueue, task, timeout=timeout, **options)
 
-    def _row(self, task: Task, overriding: dict[str, Any], now: float) -> Row:
-        options = merge_options(task.options, overriding) if overriding else task.options
-        payload = task.payload_json
-        if payload is not None and json_payload.size_of(payload) > self._max_payload:
-            raise InvalidPayload(
-                f"the payload of {task.type!r} has {json_payload.size_of(payload)} bytes of JSON and max_payload is "
-                f"{self._max_payload}: store the data elsewhere and pass a reference, or raise max_payload"
-            )
-        get = options.get
-        due = now + get("process_in", 0.0) if "process_at" not in options else options["process_at"]
-        deadline = get("deadline")
-        queue = get("queue", DEFAULT_QUEUE)
-        unique_for = get("unique_for")
-        headers = get("headers")
-        task_id = get("task_id")
-        if task_id is not None:
-            self._check_task_id(task_id)
-        return {
-            "nonce": _new_nonce(32),
-            "task_id": task_id,
-            "type": task.type,
-            "queue": queue,
-            "state": _sql.PENDING if due <= now else _sql.SCHEDULED,
-            "priority": get("priority", 0),
-            "due": due,
-            "payload": payload,
-            "headers": json_payload.encode(headers) if headers else None,
-            "max_retry": get("max_retry", DEFAULT_MAX_RETRY),
-            "timeout": get("timeout", DEFAULT_TIMEOUT if deadline is None else None),
-            "deadline": deadline,
-            "retention": get("retention", 0.0),
-            "enqueued_at": now,
-            "unique_key": None if unique_for is None else unique_key_of(get("unique_key"), queue, task.type, payload),
-            "unique_until": None if unique_for is None else now + unique_for,
-        }
-
-    def _check_task_id(self, task_id: str) -> None:
-        if _parse_generated(task_id, self._tag):
-            raise InvalidOption("task_id", task_id, "this looks like an id that the queue generates: choose another form")
-
     def _enqueue_inside(self, connection: sqlite3.Connection, row: Row) -> TaskInfo:
         """Insert on the caller's connection; SQLite's own errors pass, the transaction is the caller's."""
         if self.path not in [os.path.realpath(file) for _, _, file in connection.execute("PRAGMA database_list")]:
@@ -222,9 +241,6 @@ class SqliteQueue:
         if row["unique_key"] is not None and not connection.in_transaction:
             raise ValueError("unique_for on a connection needs an open transaction: begin one, since it takes two statements")
         return self._stored(row, insert_one(connection, row))
-
-    def _stored(self, row: Row, n: int) -> TaskInfo:
-        return TaskInfo._when_read(_fields_of_new, row, n, self._tag)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -426,7 +442,7 @@ def _write_together(connection: sqlite3.Connection, batch: list[_Submission]) ->
         for submission in batch:
             connection.execute("SAVEPOINT submission")
             try:
-                submission.first = _insert_all(connection, submission.rows)
+                submission.first = insert_all(connection, submission.rows)
             except FireforgetError as error:
                 connection.execute("ROLLBACK TO submission")
                 submission.error = error
@@ -437,7 +453,7 @@ def _write_together(connection: sqlite3.Connection, batch: list[_Submission]) ->
         raise
 
 
-def _insert_all(connection: sqlite3.Connection, rows: list[Row]) -> int:
+def insert_all(connection: sqlite3.Connection, rows: list[Row]) -> int:
     """Insert the rows inside the open transaction and return the number of the first; the others follow it without a gap."""
     if len(rows) > 1 and all(row["unique_key"] is None for row in rows):
         connection.execute("SAVEPOINT rows")
@@ -459,6 +475,20 @@ def _insert_all(connection: sqlite3.Connection, rows: list[Row]) -> int:
     return numbers[0]
 
 
+def open_in_memory() -> sqlite3.Connection:
+    """Return a connection to a new database in memory with our tables; for one thread at a time, and gone when it is closed."""
+    _db.check_library()
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    migrate(connection, ":memory:")
+    return connection
+
+
+def tag_of(connection: sqlite3.Connection) -> str:
+    """Return what stands in every id that a database generates."""
+    tag: str = connection.execute(_sql.TAG).fetchone()[0]
+    return tag
+
+
 def insert_one(connection: sqlite3.Connection, row: Row) -> int:
     """Insert one job and return its number; raises `TaskIDConflict` or `DuplicateTask` when its id or key is taken."""
     if row["unique_key"] is not None:
@@ -475,8 +505,7 @@ def insert_one(connection: sqlite3.Connection, row: Row) -> int:
 
 def _duplicate(connection: sqlite3.Connection, unique_key: str) -> DuplicateTask:
     holder = connection.execute(_sql.HOLDER_OF_KEY, {"unique_key": unique_key}).fetchone()
-    tag = connection.execute(_sql.TAG).fetchone()[0]
-    existing = None if holder is None else (holder[2] or public_id(tag, holder[0], holder[1]))
+    existing = None if holder is None else (holder[2] or public_id(tag_of(connection), holder[0], holder[1]))
     return DuplicateTask(unique_key.partition(":")[2], existing)
 
 

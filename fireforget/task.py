@@ -13,6 +13,7 @@ from typing import Any
 from fireforget import payload as json_payload
 from fireforget.clock import to_seconds, to_unix
 from fireforget.errors import InvalidOption, InvalidTask, UnknownOption
+from fireforget.payload import storable
 
 DEFAULT_QUEUE = "default"
 DEFAULT_MAX_RETRY = 25
@@ -49,10 +50,17 @@ class State(StrEnum):
 # --- options ----------------------------------------------------------------------------------------------------------
 
 
-def _name(option: str, value: object) -> str:
+def is_name(value: object) -> bool:
+    """Return whether this can name a type, a queue, a job or a key: text that is not blank, not too long, and fits into UTF-8."""
     if not isinstance(value, str) or not value.strip() or len(value) > _LONGEST_NAME or "\0" in value:
+        return False
+    return value.isascii() or storable(value) == value
+
+
+def _name(option: str, value: object) -> str:
+    if not is_name(value):
         raise InvalidOption(option, value, f"give text that is not blank, of at most {_LONGEST_NAME} characters")
-    return value
+    return value  # type: ignore[return-value]
 
 
 def _integer(minimum: int) -> Callable[[str, object], int]:
@@ -193,7 +201,8 @@ class Task:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Task is immutable: make a new one, with another {name}")
 
-    __delattr__ = __setattr__  # type: ignore[assignment]
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Task):
@@ -213,12 +222,12 @@ class Task:
 
 def check_type(type: object) -> str:
     """Return a task type that may be stored; raises `InvalidTask` for a blank one or what is not text."""
-    if not isinstance(type, str) or not type.strip() or len(type) > _LONGEST_NAME or "\0" in type:
+    if not is_name(type):
         raise InvalidTask(
             f"the task type {type!r} cannot be used: give text such as 'email:send', not blank, of at most {_LONGEST_NAME} "
             "characters"
         )
-    return type
+    return type  # type: ignore[return-value]
 
 
 def check_task(task: object) -> Task:

@@ -99,7 +99,10 @@ class Program:
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=_environment())
 
     def read(self):
-        return self.process.stdout.readline().strip()
+        """Return the next line that it prints; raises with its own error when it ended instead."""
+        line = self.process.stdout.readline()
+        assert line, self.process.stderr.read()
+        return line.strip()
 
     def say(self, line="go"):
         self.process.stdin.write(line + "\n")

@@ -3,9 +3,8 @@
 import os
 import time
 
-from huey import SqliteHuey
-
 from bench_app import START
+from huey import SqliteHuey
 
 huey = SqliteHuey("bench", filename=os.environ["BENCH_HUEY_DB"], fsync=False, results=False)
 _voice: list[int] = []

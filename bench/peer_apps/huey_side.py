@@ -19,8 +19,8 @@ def installed() -> bool:
     return importlib.util.find_spec("huey") is not None
 
 
-def version() -> str:
-    return metadata.version("huey")
+def version() -> str | None:
+    return metadata.version("huey") if installed() else None
 
 
 def application(path: Path) -> Any:
@@ -46,10 +46,10 @@ def enqueue(path: Path, jobs: int) -> float:
     return jobs / (time.perf_counter() - began)
 
 
-def drain(jobs: int) -> float:
-    """Return the rate at which two processes drain stored no-op jobs."""
+def drain(jobs: int) -> common.Drained:
+    """Return how two processes drain stored no-op jobs."""
     with common.folder() as folder:
         path = folder / "huey.db"
         enqueue(path, jobs)
         with consumer(path) as process:
-            return common.time_drain(path, jobs, table="task", key="id", alive=process)
+            return common.time_drain(path, jobs, process, table="task", key="id")

@@ -26,7 +26,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 from fireforget import logs, middleware
 from fireforget import payload as json_payload
@@ -36,6 +36,7 @@ from fireforget._pool.channel import Channel
 from fireforget._pool.config import Settings
 from fireforget._pool.helper import be_quiet
 from fireforget._pool.verdicts import DEADLINE_PASSED, timed_out_after
+from fireforget.clock import Clock
 from fireforget.errors import (
     ChildDied,
     Interruption,
@@ -58,14 +59,30 @@ Outcome = tuple[Any, ...]
 """What became of a job: a word, then what belongs to it; see `Runner.run`."""
 
 
-class Runner:
-    """Runs one job at a time on one thread, and turns whatever happens into an outcome."""
+class Host(Protocol):
+    """Where a `Runner` runs: a child of a worker, or a test's own process (`fireforget.testing`)."""
 
-    def __init__(self, child: "Child", cell: Cell, run_async: Callable[[Any, "Runner"], Any]) -> None:
-        self._child = child
-        self._cell = cell
+    registry: Registry
+    tag: str
+
+    def definition(self, type: str) -> Definition[Any, Any] | None:
+        """Return the handler of a type."""
+
+    def send(self, message: Any) -> None:
+        """Take what a running handler says of itself: ("report", index, kind, value)."""
+
+
+class Runner:
+    """Runs one job at a time on one thread, and turns whatever happens into an outcome.
+
+    `run_async` runs a coroutine to its end; `clock` returns Unix seconds.
+    """
+
+    def __init__(self, host: Host, run_async: Callable[[Any, "Runner"], Any], clock: Clock = time.time) -> None:
+        self._host = host
         self._run_async = run_async
-        self._chain = middleware.compose(child.registry.middleware)
+        self._clock = clock
+        self._chain = middleware.compose(host.registry.middleware)
         self.thread_id = threading.get_ident()
         self.index = -1
         self.interruptible = False
@@ -80,12 +97,12 @@ class Runner:
         ("cancelled", error).
         """
         (_, _, type, queue, payload, headers, retry_count, max_retry, timeout, deadline, nonce, task_id, due, *_rest) = row
-        now = time.time()
-        definition = self._child.definition(type)
+        now = self._clock()
+        definition = self._host.definition(type)
         if definition is None:  # it was there when the job was claimed
             return ("archived", now, 0.0, f"no handler for {type!r} in this child", None)
         job = Job(
-            task_id or public_id(self._child.tag, row[0], nonce), type, queue, None, headers, retry_count, max_retry, timeout,
+            task_id or public_id(self._host.tag, row[0], nonce), type, queue, None, headers, retry_count, max_retry, timeout,
             deadline, definition.pattern, now, now - due if now > due else 0.0, self._report,
         )  # fmt: skip
         if deadline is not None and deadline <= now:
@@ -106,7 +123,7 @@ class Runner:
             running.reset(token)
         if row[14] == 0 and retry_count == 0:  # no retention, no attempts to forget
             return None
-        return ("completed", now, time.time() - now, *self._encode(job, result))
+        return ("completed", now, self._clock() - now, *self._encode(job, result))
 
     def _call(self, definition: Definition[Any, Any], job: Job, payload: Any) -> Any:
         try:
@@ -118,7 +135,7 @@ class Runner:
         return self._run_async(definition.call(job.payload), self)
 
     def _report(self, kind: str, value: Any) -> None:
-        self._child.send(("report", self.index, kind, value))
+        self._host.send(("report", self.index, kind, value))
 
     @staticmethod
     def _encode(job: Job, result: Any) -> tuple[str | None, str | None]:
@@ -139,7 +156,7 @@ class Runner:
     # --- failures -----------------------------------------------------------------------------------------------------
 
     def _failed(self, job: Job, definition: Definition[Any, Any], error: BaseException) -> Outcome:
-        duration = time.time() - job.started_at
+        duration = self._clock() - job.started_at
         if isinstance(error, RetryLater):
             return ("later", error.seconds, str(error))
         if isinstance(error, RevokeTask):
@@ -165,7 +182,7 @@ class Runner:
         return ("expired", DEADLINE_PASSED)
 
     def _delay(self, job: Job, definition: Definition[Any, Any], error: BaseException) -> float:
-        policy = self._child.registry.retry_delay if definition.retry_delay is None else definition.retry_delay
+        policy = self._host.registry.retry_delay if definition.retry_delay is None else definition.retry_delay
         try:
             return delay_after(policy, job.retry_count, error)
         except Exception as failed:
@@ -247,7 +264,7 @@ class _InTurn:
         self._slot = slot
         self._cell = slot.cells[0]
         self._loop: asyncio.Runner | None = None
-        self._runner = Runner(child, self._cell, self._run_async)
+        self._runner = Runner(child, self._run_async)
 
     def take(self, first: int, rows: list[tuple[Any, ...]]) -> None:
         """Run a frame, up to where the board allows."""
@@ -312,7 +329,7 @@ class _AtOnce:
         self._runs = 0
         self._seconds = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._runners: list[Runner] = []
+        self._cells: dict[Runner, Cell] = {}
         self._stopping = False
         self._threads = [threading.Thread(target=self._work, args=(cell,), daemon=True) for cell in slot.cells]
         for thread in self._threads:
@@ -326,9 +343,9 @@ class _AtOnce:
             self._ready.notify(len(rows))
 
     def _work(self, cell: Cell) -> None:
-        runner = Runner(self._child, cell, self._run_async)
+        runner = Runner(self._child, self._run_async)
         with self._ready:
-            self._runners.append(runner)
+            self._cells[runner] = cell
         while (item := self._next(cell)) is not None:
             index, row = item
             began = time.monotonic()
@@ -378,8 +395,7 @@ class _AtOnce:
         """Raise in each thread whose job the board names; runs in the main thread, as a signal handler."""
         import ctypes
 
-        for runner in list(self._runners):
-            cell = runner._cell
+        for runner, cell in list(self._cells.items()):
             if not runner.interruptible or self._slot.words[cell.interrupt_at] != runner.index + 1:
                 continue
             if runner.cancel_async is not None:
@@ -401,7 +417,7 @@ class _AtOnce:
             try:
                 return future.result()
             except (asyncio.CancelledError, concurrent.futures.CancelledError):
-                raise_if_interrupted(self._slot, runner._cell, runner)
+                raise_if_interrupted(self._slot, self._cells[runner], runner)
                 raise
             except BaseException:
                 future.cancel()

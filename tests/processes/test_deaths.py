@@ -192,7 +192,7 @@ def test_jobs_that_had_not_started_are_not_blamed_for_their_workers_death(site):
     worker = site.worker("--concurrency", 1)
     ends(site, quick[-1:])
     worker.stop()
-    for _ in range(4):
+    for _ in range(3):
         worker = site.worker("--concurrency", 1)
         warm = batch(site, "quick", 50)
         ends(site, warm)
@@ -210,23 +210,23 @@ def test_jobs_that_had_not_started_are_not_blamed_for_their_workers_death(site):
 def test_a_worker_that_is_stopped_for_a_while_keeps_its_jobs(site):
     """SIGSTOP and CONT, as a suspended machine: the other worker waits, and no job runs twice."""
     first = site.worker("--concurrency", 1)
-    jobs = batch(site, "slow", 20, retention=60)
+    jobs = batch(site, "slow", 10, retention=60)
     held = site.enqueue("holds", {"tag": "held"}, queue="critical", retention=60)
     site.hear("holding")
     first.signal_all(signal.SIGSTOP)
     second = site.worker("--concurrency", 1)
     ends(site, batch(site, "quick", 5))
     site.result("ok")
-    threading.Event().wait(1.2)  # longer than a dead worker would be left alone
+    threading.Event().wait(0.8)  # longer than a dead worker would be left alone
     assert site.queue.get(held).state == "active"
     first.signal_all(signal.SIGCONT)
     site.release()
-    assert ends(site, [*jobs, held]) == ["completed"] * 21
+    assert ends(site, [*jobs, held]) == ["completed"] * 11
     assert not second.said("has died")
     slow = [line for line in site.notes() if line.startswith("done")]
     assert slow == ["done held"]
     numbers = [int(line.split()[0]) for line in site.notes() if not line.startswith("done")]
-    assert sorted(numbers) == sorted([*range(20), *range(5)])
+    assert sorted(numbers) == sorted([*range(10), *range(5)])
     assert first.stop() == second.stop() == 0
 
 

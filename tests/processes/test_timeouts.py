@@ -245,7 +245,7 @@ def test_jobs_that_wait_in_a_dying_child_pay_nothing(site):
 
 def test_only_the_job_that_ran_too_long_pays_for_its_threads_process(threaded):
     """The jobs beside it go back with no attempt counted and run again; the one that was killed fails."""
-    beside = [threaded.enqueue("sleep", {"seconds": 2, "say_so": True}, retention=60, max_retry=0) for _ in range(3)]
+    beside = [threaded.enqueue("sleep", {"seconds": 1.4, "say_so": True}, retention=60, max_retry=0) for _ in range(3)]
     for _ in beside:
         threaded.hear("sleeping")
     guilty = threaded.enqueue("c:code", run_timeout=0.2, max_retry=0)

@@ -12,7 +12,7 @@ def new_claims(queue, clock):
     """A worker's side of the file, registered; closed at the end."""
     made = []
 
-    def new_claims(handles=lambda type: True, queues=("default",), name=None):
+    def new_claims(handles=lambda kind: True, queues=("default",), name=None):
         claims = Claims(queue._database, handles, list(queues), clock)
         made.append(claims)
         claims.register(name or f"worker-{len(made)}", f"/tmp/worker-{len(made)}.lock", dict.fromkeys(queues, 1), 2, 1)
@@ -102,7 +102,7 @@ def test_lanes_are_the_queues_and_types_that_this_worker_can_serve(queue, new_cl
         queue.enqueue_many([Task("a"), Task("a"), Task("b"), Task("unhandled")], queue=lane)
     queue.enqueue(Task("c"), process_in=60)
     sql("INSERT INTO fireforget_queue (name, paused_at) VALUES ('paused', 1.0), ('low', NULL)")
-    claims = new_claims(handles=lambda type: type in "abc", queues=("default", "low", "paused"))
+    claims = new_claims(handles=lambda kind: kind in "abc", queues=("default", "low", "paused"))
     assert claims.lanes() == {"default": ["a", "b"], "low": ["a", "b"]}
     sql("UPDATE fireforget_queue SET paused_at = NULL")
     assert set(claims.lanes()) == {"default", "low", "paused"}
@@ -110,7 +110,7 @@ def test_lanes_are_the_queues_and_types_that_this_worker_can_serve(queue, new_cl
 
 def test_types_without_a_handler_cost_nothing(queue, new_claims):
     """Jobs of a type that another worker is for are stepped over, however many they are."""
-    claims = new_claims(handles=lambda type: type == "mine")
+    claims = new_claims(handles=lambda kind: kind == "mine")
     queue.enqueue_many([Task(type) for type in ("foreign:a", "mine", "zzz")])
     steps = []
     claims.connection.set_progress_handler(lambda: steps.append(1) and None, 10)
@@ -144,7 +144,7 @@ def test_a_name_that_is_not_utf_8_stops_no_worker(queue, new_claims, sql, column
     values = {"type": "'t'", "queue": "'default'", column: "CAST(x'61ff' AS TEXT)"}
     sql(f"INSERT INTO fireforget_enqueue (type, queue) VALUES ({values['type']}, {values['queue']})")
     queue.enqueue(Task("t"))
-    claims = new_claims(handles=lambda type: type == "t")
+    claims = new_claims(handles=lambda kind: kind == "t")
     assert claims.lanes() == {"default": ["t"]}
     assert sum(stats.size for stats in Inspector(queue).queues()) == 2
     assert claims.active_elsewhere() is False
@@ -157,7 +157,8 @@ def test_a_job_that_succeeded_without_retention_is_gone(queue, claims):
     """And so is its history."""
     info = queue.enqueue(Task("t"))
     (job,) = claim(claims)
-    assert settle(claims, attempts=[(1.0, 2.0, "E", None, *fence(claims, job))], retried=[(0.0, 1, "E", 0.0, *fence(claims, job))]) == 0
+    own = fence(claims, job)
+    assert settle(claims, attempts=[(1.0, 2.0, "E", None, *own)], retried=[(0.0, 1, "E", 0.0, *own)]) == 0
     with claims.transaction():
         claims.forward_due()
     (job,) = claim(claims)
@@ -183,7 +184,7 @@ def test_a_completed_job_is_kept_with_its_result_until_its_retention_ends(queue,
     clock.advance(61)
     with claims.transaction():
         assert claims.remove_expired() == 1
-    assert claims.next_expiry() is None
+    assert claims.next_expiry() == float("inf")
     with pytest.raises(UnknownJob):
         queue.get(info.id)
 
@@ -217,7 +218,8 @@ def test_an_archived_job_stays_with_its_error_and_frees_its_key(queue, claims, c
     (job,) = claim(claims)
     settle(claims, archived=[(clock.now, "SkipRetry: no", *fence(claims, job))])
     dead = queue.get(info.id)
-    assert (dead.state, dead.last_error, dead.worker, dead.completed_at.timestamp()) == ("archived", "SkipRetry: no", None, clock.now)
+    assert (dead.state, dead.last_error, dead.worker) == ("archived", "SkipRetry: no", None)
+    assert dead.completed_at.timestamp() == clock.now
     queue.enqueue(Task("t"), unique_for=600)
 
 
@@ -290,7 +292,7 @@ def test_a_result_that_comes_too_late_settles_nothing_and_is_counted(queue, new_
     late = settle(
         claims,
         **{outcome: [(*STALE[outcome], *stale)]},
-        attempts=[] if outcome == "attempts" else [(1.0, 1.0, "E", None, *stale)],
+        attempts=[(1.0, 1.0, "E", None, *stale)],
         results=[("5", *stale)],
         progress=[(1.0, None, *stale)],
         forgotten=[(job.n,)],
@@ -317,9 +319,9 @@ def test_cancel_requests_are_those_of_this_worker(queue, new_claims, sql):
     queue.enqueue_many([Task("t")] * 4)
     jobs = claim(mine, 2)
     claim(other, 1)
-    assert mine.cancel_requests() == []
+    assert not mine.cancel_requests()
     sql("UPDATE fireforget_job SET cancel_requested_at = 1.0 WHERE n IN (1, 3, 4)")
-    assert mine.cancel_requests() == [(jobs[0].n, jobs[0].claim)]
+    assert set(mine.cancel_requests()) == {(jobs[0].n, jobs[0].claim)}
 
 
 # --- due, expiry --------------------------------------------------------------------------------------------------------
@@ -338,7 +340,7 @@ def test_what_is_due_becomes_pending_a_bounded_number_at_a_time(queue, claims, c
 
 def test_nothing_stored_is_nothing_due(claims):
     """No instant to wake up for."""
-    assert claims.next_due() is claims.next_expiry() is None
+    assert claims.next_due() == claims.next_expiry() == float("inf")
     assert claims.lanes() == {}
 
 
@@ -413,7 +415,7 @@ def test_jobs_of_a_worker_that_nobody_knows_are_found(queue, new_claims):
 
 def test_active_jobs_anywhere_hold_up_a_burst_only_if_it_could_run_them(queue, new_claims):
     """Served queue and handled type."""
-    claims = new_claims(handles=lambda type: type == "t")
+    claims = new_claims(handles=lambda kind: kind == "t")
     other = new_claims(queues=("default", "low"))
     queue.enqueue_many([Task("foreign"), Task("t", None, queue="low")])
     claim(other, types=("foreign",))

@@ -1,5 +1,7 @@
 """Threads, forks and processes that enqueue at the same time."""
 
+import gc
+import signal
 import sqlite3
 import threading
 from contextlib import closing
@@ -96,7 +98,10 @@ def test_one_callers_mistake_harms_no_other(queue, in_thread, lock, eventually, 
     lock.take()
     first = in_thread(queue.enqueue, Task("t"))
     eventually(lambda: queue._group._writing)
-    bad = [in_thread(queue.enqueue, Task("t"), task_id="taken"), in_thread(queue.enqueue_many, [Task("a"), Task("b", task_id="taken")])]
+    bad = [
+        in_thread(queue.enqueue, Task("t"), task_id="taken"),
+        in_thread(queue.enqueue_many, [Task("a"), Task("b", task_id="taken")]),
+    ]
     good = [in_thread(queue.enqueue, Task("t"), task_id=f"own-{n}") for n in range(5)]
     eventually(lambda: len(queue._group._waiting) == 7)
     lock.free()
@@ -143,7 +148,6 @@ def test_each_call_waits_for_its_own_time(queue, in_thread, lock, eventually):
 
 def test_a_caller_that_is_interrupted_while_it_waits_stops_nobody_else(queue, in_thread, lock, eventually):
     """Ctrl-C in one thread's enqueue must not leave the others without anybody who writes."""
-    import signal
 
     class Interrupted(Exception):
         pass
@@ -197,8 +201,6 @@ def test_what_fails_after_the_commit_does_not_undo_it(queue, in_thread, lock, ev
 def test_a_thread_that_ended_leaves_no_connection_behind(queue, in_thread):
     """A program with short threads does not run out of descriptors."""
     in_thread(queue.enqueue, Task("t")).join()
-    import gc
-
     gc.collect()
     assert len(queue._database._open) == 1
 
@@ -276,7 +278,7 @@ def test_eight_processes_at_once_lose_nothing(queue, start_python, path, sql):
 # --- fork ---------------------------------------------------------------------------------------------------------------
 
 FORK = """
-import os, signal, sqlite3, sys, threading
+import os, select, signal, sqlite3, sys, threading
 from contextlib import closing
 from fireforget import SqliteQueue, Task
 path = sys.argv[1]
@@ -418,16 +420,17 @@ threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
 for thread in threads:
     thread.start()
 codes = []
-for _ in range(25):
+while len(codes) < 25 and not any(codes):
     pid = os.fork()
     if pid == 0:
-        signal.alarm(5)
         code = 1
         try:
             queue.enqueue(Task("child"), timeout=2)
             code = 0
         finally:
             os._exit(code)
+    if not select.select([os.pidfd_open(pid)], [], [], 5)[0]:
+        os.kill(pid, signal.SIGKILL)
     codes.append(status(pid))
 stop.set()
 for thread in threads:

@@ -4,6 +4,7 @@ import logging
 import os
 import sqlite3
 import stat
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def test_a_named_pipe_is_refused(tmp_path):
         SqliteQueue(tmp_path / "pipe")
 
 
-@pytest.mark.parametrize("content", [b"x", b"hello\n" * 20, b"PK\x03\x04" + bytes(5000), b"SQLite format 2\0" + bytes(2000)])
+@pytest.mark.parametrize("content", [b"xy", b"hello\n" * 20, b"PK\x03\x04" + bytes(5000), b"SQLite format 2\0" + bytes(2000)])
 def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path, content):
     """Byte for byte, and with nothing beside it."""
     file = tmp_path / "letter.txt"
@@ -228,6 +229,28 @@ def test_a_file_that_was_not_in_wal_mode_is_converted_and_says_so(open_queue, pa
     caplog.clear()
     open_queue()
     assert caplog.records == []
+
+
+@pytest.mark.usefixtures("application")
+def test_a_conversion_waits_for_the_applications_transaction(open_queue, path):
+    """SQLite itself does not wait when the journal mode changes: a moment's lock must not be an error at once."""
+    opened = []
+
+    def open_it():
+        try:
+            open_queue()
+            opened.append("opened")
+        except StoreError as error:
+            opened.append(error)
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        opener = threading.Thread(target=open_it)
+        opener.start()
+        opener.join(0.3)
+        other.execute("ROLLBACK")
+        opener.join()
+    assert opened == ["opened"]
 
 
 def test_a_new_file_is_not_worth_a_warning(open_queue, caplog):

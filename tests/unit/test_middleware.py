@@ -1,6 +1,7 @@
 """What wraps every job: in which order, and what is counted and logged of each outcome."""
 
 import asyncio
+import json
 import logging
 
 import pytest
@@ -60,7 +61,7 @@ def test_the_first_middleware_is_the_outermost():
             seen.append(f"{name} in")
             result = call_next()
             seen.append(f"{name} out")
-            return result + [name]
+            return [*result, name]
 
         return wrap
 
@@ -137,8 +138,9 @@ def test_a_wish_or_a_cancellation_is_neither_success_nor_failure(run, samples, c
 
 def test_the_trace_of_the_producer_is_in_the_record(run, caplog):
     """And only in those of its own job."""
-    run(lambda: None, job('{"traceparent": "00-%s-00f067aa0ba902b7-01"}' % TRACE))
-    run(raising(ValueError()), job('{"traceparent": "00-%s-00f067aa0ba902b7-01"}' % TRACE))
+    traced = job(json.dumps({"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}))
+    run(lambda: None, traced)
+    run(raising(ValueError()), traced)
     run(lambda: None)
     assert [getattr(record, "trace_id", None) for record in caplog.records] == [TRACE, TRACE, None]
 

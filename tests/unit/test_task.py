@@ -188,7 +188,7 @@ def test_an_option_out_of_its_range_raises_with_name_and_value(option, value):
 @pytest.mark.parametrize("option", ["retries", "delay", "run_timeout", "connection", "Queue"])
 def test_an_unknown_option_raises_and_lists_those_there_are(option):
     """A typing mistake is not silently ignored."""
-    with pytest.raises(UnknownOption, match="the options are .*max_retry") as caught:
+    with pytest.raises(UnknownOption, match=r"the options are .*max_retry") as caught:
         Task("t", None, **{option: 1})
     assert caught.value.option == option
 

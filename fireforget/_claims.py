@@ -96,13 +96,17 @@ class Claims:
         self._handles = handles
         self._queues = frozenset(queues)
         self._clock = clock
-        self.connection = _db.connect(database.path, synchronous=1)
-        self.connection.text_factory = str
+        self._own = database.sibling("normal")
         self.worker = 0
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection of the calling thread; inside `transaction` or `reading` alone."""
+        return self._own.connection()
 
     def close(self) -> None:
         """Close the connection."""
-        self.connection.close()
+        self._own.close()
 
     # --- this worker's row --------------------------------------------------------------------------------------------
 
@@ -132,14 +136,21 @@ class Claims:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Run a block in one write transaction; raises `StoreError`s, and then nothing of it happened."""
-        with _db.translated(self.path):
-            self.connection.execute("BEGIN IMMEDIATE")
+        with self.reading() as connection:
+            connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                self.connection.execute("COMMIT")
+                connection.execute("COMMIT")
             except BaseException:
-                _db.rollback(self.connection)
+                _db.rollback(connection)
                 raise
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Run a block that reads; raises `StoreError`s. May be nested."""
+        with self._own.use() as connection:
+            connection.text_factory = str  # see `_lenient`
+            yield connection
 
     def check_schema(self) -> None:
         """Raise `SchemaTooNew` when a newer program has migrated the file in the meantime; called in each transaction."""
@@ -249,11 +260,12 @@ class Claims:
     @contextmanager
     def _lenient(self) -> Iterator[None]:
         """Read text as it is, whatever a foreign program stored; not always, since it costs a call of Python for each text."""
-        self.connection.text_factory = _db.decode_leniently
+        connection = self.connection
+        connection.text_factory = _db.decode_leniently
         try:
             yield
         finally:
-            self.connection.text_factory = str
+            connection.text_factory = str
 
     def active_elsewhere(self) -> bool:
         """Return whether any worker runs a job that this one could run; for `--burst`."""
@@ -277,8 +289,8 @@ class Claims:
     def keep_wal_small(self) -> None:
         """Fold the WAL back into the database when it has grown large."""
         if _db.wal_size(self.path) > _db.WORKER_WAL_BYTES:
-            with _db.translated(self.path):
-                _db.checkpoint(self.connection, self.path)
+            with self.reading() as connection:
+                _db.checkpoint(connection, self.path)
 
     # --- dead workers -------------------------------------------------------------------------------------------------
 

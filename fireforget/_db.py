@@ -1,8 +1,7 @@
 """Connections to the database file: how they are opened, set up, shared between threads and forks, and how errors read.
 
 One connection a thread: SQLite would allow more, but CPython's statement cache misreads when threads share one (gh-118172).
-A connection never crosses a fork: in the child the handles of the parent are put aside, neither used nor closed, because
-closing one would run SQLite's clean-up on locks that belong to the parent.
+A connection never crosses a fork: see `gate`, which stands around every use of one.
 
 Nothing here opens the database file by other means than SQLite: POSIX drops all locks of a process on a file as soon as any
 descriptor of it is closed.
@@ -13,6 +12,7 @@ import os
 import sqlite3
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +47,66 @@ DEFAULT_PATIENCE = 5.0
 _SYNCHRONOUS = {"normal": 1, "full": 2}
 
 _inherited: list[sqlite3.Connection] = []
-"""Connections of a parent process: kept for ever, so that no destructor closes them in a forked child."""
+"""Connections of a parent process that forked in the middle of a statement: kept for ever, so that no destructor closes them."""
+
+
+class _ForkGate:
+    """Lets no process fork while a connection is in use, so that none is open when it does.
+
+    SQLite keeps in the process which locks it holds on a file. A forked child inherits that record without the locks: a new
+    connection there would believe itself protected and overwrite what others do. So before a fork every connection is closed, and
+    opened anew when it is next wanted; a fork waits for statements that are under way, and statements for the fork.
+
+    `with gate:` stands around every use, and may be nested in a thread.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, in a forked child."""
+        self._changed = threading.Condition(threading.Lock())
+        self._users: dict[int, int] = {}
+        self._forking: int | None = None
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            while self._forking is not None and self._forking != me and me not in self._users:
+                self._changed.wait()
+            self._users[me] = self._users.get(me, 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            self._users[me] -= 1
+            if not self._users[me]:
+                del self._users[me]
+            if self._forking is not None:
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Before a fork: wait until no other thread uses a connection, and keep it so."""
+        me = threading.get_ident()
+        with self._changed:
+            while self._forking is not None:
+                self._changed.wait()
+            self._forking = me
+            while self._users.keys() - {me}:
+                self._changed.wait()
+
+    def open(self) -> None:
+        """After a fork, in the parent."""
+        with self._changed:
+            self._forking = None
+            self._changed.notify_all()
+
+    def is_used_here(self) -> bool:
+        """Return whether the calling thread uses a connection: it forks in the middle of a statement's callback."""
+        return threading.get_ident() in self._users
+
+
+gate = _ForkGate()
 
 
 class Database:
@@ -59,35 +118,53 @@ class Database:
 
     def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
         self.path = resolve_path(path)
-        self._synchronous = _SYNCHRONOUS[durability]
+        self.identity: tuple[int, int] | None = None
+        self._prepare(_SYNCHRONOUS[durability])
+        check_library()
+        check_place(self.path)
+        create_file(self.path)
+        with translated(self.path), gate:
+            _schema.migrate(self.connection(), self.path)
+        self.identity = file_identity(self.path)
+
+    def sibling(self, durability: str) -> "Database":
+        """Return the same file with connections of its own, of another durability."""
+        twin = Database.__new__(Database)
+        twin.path, twin.identity = self.path, self.identity
+        twin._prepare(_SYNCHRONOUS[durability])
+        return twin
+
+    def _prepare(self, synchronous: int) -> None:
+        self._synchronous = synchronous
         self._local = threading.local()
         self._open: weakref.WeakSet[_Handle] = weakref.WeakSet()
         self._closed = False
         _databases.add(self)
-        check_library()
-        check_place(self.path)
-        create_file(self.path)
-        connection = self.connection()
-        with translated(self.path):
-            _schema.migrate(connection, self.path)
-        self.identity = file_identity(self.path)
 
     def connection(self, patience: float = DEFAULT_PATIENCE) -> sqlite3.Connection:
         """Return this thread's connection, opened at its first use; autocommit, write transactions begin IMMEDIATE.
 
-        Its statements wait for the write lock for `patience` seconds, rounded up to tenths. Raises `QueueClosed` after `close`.
+        Use it inside `with gate:`. Its statements wait for the write lock for `patience` seconds, rounded up to tenths. Raises
+        `QueueClosed` after `close`, and `StoreReplaced` when it would have to be opened and the file is another one by now.
         """
         if self._closed:
             self.close_thread()
             raise QueueClosed("this queue was closed: open a new SqliteQueue on the same path")
-        try:
-            handle: _Handle = self._local.handle
-        except AttributeError:
+        handle: _Handle | None = getattr(self._local, "handle", None)
+        if handle is None or handle.closed:
+            if self.identity is not None:
+                self.check_identity()
             handle = _Handle(connect(self.path, self._synchronous))
             self._local.handle = handle
             self._open.add(handle)
         handle.wait_at_most(patience)
         return handle.connection
+
+    @contextmanager
+    def use(self, patience: float = DEFAULT_PATIENCE) -> Iterator[sqlite3.Connection]:
+        """Use this thread's connection for a block; raises `StoreError`s."""
+        with translated(self.path), gate:
+            yield self.connection(patience)
 
     def check_identity(self) -> None:
         """Raise `StoreReplaced` unless the path still leads to the file that was opened: a commit would go nowhere."""
@@ -110,11 +187,17 @@ class Database:
         self._closed = True
         self.close_thread()
 
-    def _forget(self) -> None:
-        """In a forked child: put the parent's connections aside."""
+    def _close_all(self) -> None:
+        """Before a fork, with the gate closed: close the connections of all threads."""
         for handle in list(self._open):
-            _inherited.append(handle.connection)
-            handle.abandoned = True
+            handle.close()
+
+    def _put_aside(self) -> None:
+        """In a forked child: keep what could not be closed before the fork from ever being used or closed."""
+        for handle in list(self._open):
+            if not handle.closed:
+                handle.closed = True
+                _inherited.append(handle.connection)
         self._open = weakref.WeakSet()
         self._local = threading.local()
 
@@ -124,7 +207,8 @@ class _Handle:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
-        self.abandoned = False
+        self.closed = False
+        self._pid = os.getpid()
         self._tenths = round(DEFAULT_PATIENCE * 10)
 
     def wait_at_most(self, seconds: float) -> None:
@@ -135,24 +219,35 @@ class _Handle:
             self._tenths = tenths
 
     def close(self) -> None:
-        if not self.abandoned:
-            self.abandoned = True
+        if not self.closed:
+            self.closed = True
             self.connection.close()
 
     def __del__(self) -> None:
-        self.close()
+        if self._pid == os.getpid():
+            self.close()
+        elif not self.closed:
+            _inherited.append(self.connection)
 
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
+def _before_fork() -> None:
+    gate.close()
+    if not gate.is_used_here():
+        for database in list(_databases):
+            database._close_all()
+
+
 def _after_fork_in_child() -> None:
+    gate.reset()
     for database in list(_databases):
-        database._forget()
+        database._put_aside()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=gate.open, after_in_child=_after_fork_in_child)
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
@@ -240,7 +335,9 @@ def connect(path: str, synchronous: int) -> sqlite3.Connection:
     """Return a new connection with our pragmas; raises `StoreError`s."""
     with translated(path):
         # check_same_thread=False: `Database.close` closes those of other threads. Each is still used by one thread only.
-        connection = sqlite3.connect(path, timeout=DEFAULT_PATIENCE, isolation_level=None, check_same_thread=False)
+        # mode=rw: a file that was deleted in the meantime must not be made anew, empty.
+        uri = Path(path).as_uri() + "?mode=rw"
+        connection = sqlite3.connect(uri, timeout=DEFAULT_PATIENCE, isolation_level=None, check_same_thread=False, uri=True)
         try:
             _use_wal(connection, path)
             connection.execute(f"PRAGMA synchronous = {synchronous}")
@@ -260,15 +357,26 @@ def connect(path: str, synchronous: int) -> sqlite3.Connection:
 
 def _use_wal(connection: sqlite3.Connection, path: str) -> None:
     """Put the file into WAL mode. The mode is read first, since setting it needs a lock even where nothing changes."""
-    mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
-    if mode == "wal":
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
         return
     was_empty = connection.execute("PRAGMA page_count").fetchone()[0] == 0
-    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    mode = _set_wal(connection)
     if mode != "wal":
         raise StoreUnavailable(path, f"SQLite keeps it in journal mode {mode!r} and a queue needs WAL: use a local disk")
     if not was_empty:
         _log.warning("%s was not in WAL mode: converted, and it stays so for every program that opens it", path)
+
+
+def _set_wal(connection: sqlite3.Connection) -> str:
+    """Set the mode, and wait for the lock that it takes: this pragma does not heed the busy timeout."""
+    end = time.monotonic() + DEFAULT_PATIENCE
+    while True:
+        try:
+            return str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
+                raise
+        time.sleep(0.005)
 
 
 def decode_leniently(data: bytes) -> str:

@@ -125,6 +125,9 @@ CREATE UNIQUE INDEX fireforget_unique_key ON fireforget_job (unique_key) WHERE u
 # Unix seconds with milliseconds, in functions that SQLite 3.35 has.
 _NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 
+_FAR = 1e12
+"""Seconds beyond which instants and durations are refused, as in Python (`clock`): infinities are among them."""
+
 _REFUSED = {
     "type is missing: name the handler, such as email:send": (
         "NEW.type IS NULL OR typeof(NEW.type) <> 'text' OR trim(NEW.type) = ''"
@@ -135,11 +138,13 @@ _REFUSED = {
     ),
     "priority must be an integer": "typeof(NEW.priority) NOT IN ('integer', 'null')",
     "max_retry must be an integer, 0 or more": "typeof(NEW.max_retry) NOT IN ('integer', 'null') OR NEW.max_retry < 0",
-    "timeout must be in seconds, above 0": "typeof(NEW.timeout) NOT IN ('integer', 'real', 'null') OR NEW.timeout <= 0",
-    "deadline must be in Unix seconds": "typeof(NEW.deadline) NOT IN ('integer', 'real', 'null')",
-    "process_at must be in Unix seconds": "typeof(NEW.process_at) NOT IN ('integer', 'real', 'null')",
-    "retention must be in seconds, 0 or more": "typeof(NEW.retention) NOT IN ('integer', 'real', 'null') OR NEW.retention < 0",
-    "unique_for must be in seconds, above 0": "typeof(NEW.unique_for) NOT IN ('integer', 'real', 'null') OR NEW.unique_for <= 0",
+    "timeout must be in seconds, above 0": f"typeof(NEW.timeout) NOT IN ('integer', 'real', 'null') OR NEW.timeout NOT BETWEEN 1e-9 AND {_FAR}",
+    "deadline must be in Unix seconds": f"typeof(NEW.deadline) NOT IN ('integer', 'real', 'null') OR abs(NEW.deadline) > {_FAR}",
+    "process_at must be in Unix seconds": (
+        f"typeof(NEW.process_at) NOT IN ('integer', 'real', 'null') OR abs(NEW.process_at) > {_FAR}"
+    ),
+    "retention must be in seconds, 0 or more": f"typeof(NEW.retention) NOT IN ('integer', 'real', 'null') OR NEW.retention NOT BETWEEN 0 AND {_FAR}",
+    "unique_for must be in seconds, above 0": f"typeof(NEW.unique_for) NOT IN ('integer', 'real', 'null') OR NEW.unique_for NOT BETWEEN 1e-9 AND {_FAR}",
     "unique_key must be text that is not blank": (
         "NEW.unique_key IS NOT NULL AND (typeof(NEW.unique_key) <> 'text' OR trim(NEW.unique_key) = '')"
     ),
@@ -148,14 +153,16 @@ _REFUSED = {
 }
 
 
-def _refusals() -> str:
-    return "\n".join(f"    SELECT RAISE(ABORT, 'fireforget: {reason}')\n    WHERE {when};\n" for reason, when in _REFUSED.items())
+def _refusals(tag: str) -> str:
+    refused = {**_REFUSED, "task_id has the form of generated ids": f"NEW.task_id GLOB '{tag}-[0-9]*-????????'"}
+    return "\n".join(f"    SELECT RAISE(ABORT, 'fireforget: {reason}')\n    WHERE {when};\n" for reason, when in refused.items())
 
 
 # The trigger uses no JSON function: under `trusted_schema=off` they are refused in a view. Payloads are checked when claimed.
 # RAISE(ABORT) comes before the INSERT: an outer `INSERT OR REPLACE` would otherwise replace a stored job, since the statements
 # of a trigger take over the conflict clause of the statement that fired it.
-_ENQUEUE = f"""
+def _enqueue(tag: str) -> str:
+    return f"""
 CREATE VIEW fireforget_enqueue AS
 SELECT
     type, payload, queue, priority, max_retry, timeout, deadline, due AS process_at, task_id, headers, retention, unique_key,
@@ -165,7 +172,7 @@ WHERE 0;
 
 CREATE TRIGGER fireforget_enqueue_insert INSTEAD OF INSERT ON fireforget_enqueue
 BEGIN
-{_refusals()}
+{_refusals(tag)}
     UPDATE fireforget_job
     SET unique_key = NULL, unique_until = NULL
     WHERE unique_key = 'key:' || NEW.unique_key
@@ -261,7 +268,7 @@ JOIN fireforget_job AS job ON job.n = attempt.job;
 
 def _create_version_1(connection: sqlite3.Connection) -> None:
     tag = secrets.token_hex(2)
-    for script in (_TABLES, _INDEXES, _ENQUEUE, _views(tag)):
+    for script in (_TABLES, _INDEXES, _enqueue(tag), _views(tag)):
         _execute_each(connection, script)
     connection.execute("INSERT INTO fireforget_meta (key, value) VALUES ('tag', :tag)", {"tag": tag})
 

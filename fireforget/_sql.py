@@ -390,11 +390,11 @@ def _where(state: int | None, filters: Iterable[str]) -> str:
     return "".join(f"\n  AND {term}" for term in [f"state = {state}"] * (state is not None) + [_FILTERS[f] for f in filters])
 
 
-def matching(columns: str, state: int | None, filters: Iterable[str], *, by_index: bool) -> str:
-    """Return the statement for up to `:most` jobs with numbers above `:after`, up to `:last`, in the order of their numbers."""
+def matching(state: int | None, filters: Iterable[str], *, by_index: bool) -> str:
+    """Return the statement for the numbers of up to `:most` jobs, above `:after` and up to `:last`, in order."""
     index, term = _INDEX_OF_STATE[state] if by_index and state is not None else ("", "")
     return f"""
-SELECT {columns}
+SELECT n
 FROM fireforget_job {f"INDEXED BY {index}" if index else "NOT INDEXED"}
 WHERE n > :after
   AND n <= :last{term and f" AND {term}"}{_where(state, filters)}
@@ -483,6 +483,13 @@ SET state = {PENDING},
 WHERE n = :n
 """
 
+
+def run_plain(state: int, filters: Iterable[str]) -> str:
+    """Return the statement that runs job `:n` if it still matches, and has neither a unique key nor a deadline to look at."""
+    plain = RUN_JOB.replace(":unique_key", "NULL").replace(":unique_until", "NULL").rstrip()
+    return f"{plain} AND unique_key IS NULL AND deadline IS NULL{_where(state, filters)}"
+
+
 # A job without a deadline has a timeout, as where it is enqueued.
 UPDATE_JOB = f"""
 UPDATE fireforget_job
@@ -520,9 +527,9 @@ def remove(state: int, filters: Iterable[str] = ()) -> str:
     return "DELETE FROM fireforget_job WHERE n = :n" + _where(state, filters)
 
 
-def still_matches(state: int, filters: Iterable[str]) -> str:
-    """Return the statement that finds job `:n` if it still is in the state, and still matches."""
-    return "SELECT 1 FROM fireforget_job WHERE n = :n" + _where(state, filters)
+def still_matching(columns: str, state: int | None, filters: Iterable[str]) -> str:
+    """Return the statement for columns of job `:n` if it still is in the state, and still matches."""
+    return f"SELECT {columns} FROM fireforget_job WHERE n = :n" + _where(state, filters)
 
 
 # For ids that were mistyped: the job with the same number, and task_ids that begin alike.

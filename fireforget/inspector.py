@@ -13,7 +13,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -29,11 +29,13 @@ from fireforget.task import State, TaskInfo, check_options
 
 MOST_IN_A_TRANSACTION = 1000
 """Jobs that an operation over many changes in one transaction."""
+_LONGEST_HOLD = 0.1  # seconds of the write lock for such a transaction, before the next one is made smaller
 _MOST_READ = 20_000  # numbers of jobs that one read collects for such an operation
 _WINDOW = 20_000  # row numbers that one read of the table steps over
+_MOST_ROWS = 500  # read at a time, with their payloads
 _MOST_SORTED = 350_000  # with no more jobs in a state, their numbers are sorted instead of walking the table
-_MOST_PENDING_SORTED = 150_000  # whose index is the widest
-_MOST_PAYLOADS = 1000  # decoded at a time where jobs are chosen by their payload
+_MOST_PENDING_SORTED = 150_000  # the widest index
+_MOST_FILTERED = 20_000  # where each of them has to be looked at as well
 
 RUNNABLE = frozenset({State.SCHEDULED, State.RETRY, State.ARCHIVED, State.CANCELLED, State.COMPLETED, State.AGGREGATING})
 ARCHIVABLE = frozenset(
@@ -335,12 +337,12 @@ class Inspector:
             raise InvalidOption("limit", limit, "give a number of jobs above 0")
         infos: list[TaskInfo] = []
         since = 0 if after is None else self._number_of(after)
-        most = limit if payload is None else _MOST_PAYLOADS
-        for rows in self._scan(wanted, _sql.JOB_COLUMNS, since, most):
-            infos += [info_of(row, self._queue._tag) for row in rows if wanted.admits(row[_PAYLOAD])]
-            if len(infos) >= limit:
-                break
-        return infos[:limit]
+        for numbers in self._scan(wanted, since, limit if payload is None else _MOST_READ):
+            for row in self._rows(wanted, f"{_sql.JOB_COLUMNS}, payload", numbers):
+                infos.append(info_of(row[:-1], self._queue._tag))
+                if len(infos) == limit:
+                    return infos
+        return infos
 
     def count(
         self,
@@ -491,14 +493,14 @@ class Inspector:
         if wanted.state not in allowed:
             choices = ", ".join(state for state in State if state in allowed)
             raise InvalidOption("state", str(state), f"jobs in this state cannot be {done}; choose among {choices}")
-        changed = 0
+        changed, pace = 0, _Pace()
         for rows in self._matching(wanted):
-            for at in range(0, len(rows), MOST_IN_A_TRANSACTION):
+            while rows:
+                batch, rows = rows[: pace.jobs], rows[pace.jobs :]
                 began = time.monotonic()
                 with self._changing() as connection:
-                    changed += change(connection, wanted, rows[at : at + MOST_IN_A_TRANSACTION])
-                if len(rows) > MOST_IN_A_TRANSACTION:  # as long as it took: who waits for the write lock gets half of the time
-                    time.sleep(min(0.1, max(0.002, time.monotonic() - began)))
+                    changed += change(connection, wanted, batch)
+                pace.rest(time.monotonic() - began, more=bool(rows))
         return changed
 
     @staticmethod
@@ -514,16 +516,14 @@ class Inspector:
         return change
 
     def _run_if_possible(self, connection: "_Connection", wanted: _Filter, rows: list[dict[str, Any]]) -> int:
-        assert wanted.state is not None
-        statement = _sql.still_matches(_sql.number_of(wanted.state), _fence(wanted))
-        changed = 0
-        for row in rows:
+        assert wanted.number is not None and wanted.state is not None
+        changed: int = connection.executemany(_sql.run_plain(wanted.number, _fence(wanted)), rows).rowcount
+        statement = _sql.still_matching("n", wanted.number, _fence(wanted))
+        for row in rows if changed < len(rows) else []:  # those with a unique key or a deadline, one by one
             if connection.execute(statement, row).fetchone() is not None:
-                try:
+                with suppress(DuplicateTask, WrongState):
                     self._run(connection, row["n"], "", wanted.state)
                     changed += 1
-                except (DuplicateTask, WrongState):
-                    continue
         return changed
 
     # --- finding ------------------------------------------------------------------------------------------------------
@@ -556,18 +556,25 @@ class Inspector:
 
     def _matching(self, wanted: _Filter) -> Iterator[list[dict[str, Any]]]:
         """Yield the jobs that match by now, as parameters for statements that are fenced with the filter: a list a read."""
-        columns = "n" if wanted.payload is None else "n, payload"
-        for rows in self._scan(wanted, columns, 0, _MOST_READ if wanted.payload is None else _MOST_PAYLOADS):
-            found = [
-                {"n": row[0], "now": self._queue._clock(), "as_read": row[-1], **wanted.parameters}
-                for row in rows
-                if wanted.admits(row[-1])
-            ]
-            if found:
-                yield found
+        for numbers in self._scan(wanted, 0, _MOST_READ):
+            payloads: dict[int, Any] = dict.fromkeys(numbers)
+            if wanted.payload is not None:
+                payloads = dict(self._rows(wanted, "n, payload", numbers))
+            now = self._queue._clock()
+            if payloads:
+                yield [{"n": n, "now": now, "as_read": payload, **wanted.parameters} for n, payload in payloads.items()]
 
-    def _scan(self, wanted: _Filter, columns: str, after: int, most: int) -> Iterator[list[tuple[Any, ...]]]:
-        """Yield rows that match, all but for the payload, in the order of their numbers: up to `most` a read, each one short.
+    def _rows(self, wanted: _Filter, columns: str, numbers: list[int]) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows with these numbers that still match, the payload included."""
+        statement = _sql.still_matching(columns, wanted.number, wanted.parameters)
+        for at in range(0, len(numbers), _MOST_ROWS):
+            with self._reading() as connection:
+                asked = ({**wanted.parameters, "n": n} for n in numbers[at : at + _MOST_ROWS])
+                rows = [row for each in asked if (row := connection.execute(statement, each).fetchone()) is not None]
+            yield from (row for row in rows if wanted.admits(row[-1]))
+
+    def _scan(self, wanted: _Filter, after: int, most: int) -> Iterator[list[int]]:
+        """Yield the numbers of jobs that match, all but for the payload, in order: up to `most` a read, each one short.
 
         Through the table, a window at a time, where jobs of the state lie close together; by the index of the state, once a
         window had too few and few are in the state.
@@ -580,11 +587,11 @@ class Inspector:
             if not by_index:
                 after = self._before_next(after, last)
                 end = min(last, after + _WINDOW)
-            rows = self._read(wanted, columns, after, end, most, by_index=bool(by_index))
-            if rows:
-                yield rows
-            after = rows[-1][0] if len(rows) == most else end
-            if by_index is None and len(rows) < most:
+            numbers = self._numbers(wanted, after, end, most, by_index=bool(by_index))
+            if numbers:
+                yield numbers
+            after = numbers[-1] if len(numbers) == most else end
+            if by_index is None and len(numbers) < most:
                 by_index = self._is_rare(wanted)
 
     def _before_next(self, after: int, last: int) -> int:
@@ -593,17 +600,18 @@ class Inspector:
             following = connection.execute(_sql.NEXT_NUMBER, {"after": after}).fetchone()[0]
         return last if following is None else int(following) - 1
 
-    def _read(self, wanted: _Filter, columns: str, after: int, end: int, most: int, *, by_index: bool) -> list[tuple[Any, ...]]:
-        statement = _sql.matching(columns, wanted.number, wanted.parameters, by_index=by_index)
+    def _numbers(self, wanted: _Filter, after: int, end: int, most: int, *, by_index: bool) -> list[int]:
+        statement = _sql.matching(wanted.number, wanted.parameters, by_index=by_index)
         parameters = {**wanted.parameters, "after": after, "last": end, "most": most}
         with self._reading() as connection:
-            rows: list[tuple[Any, ...]] = connection.execute(statement, parameters).fetchall()
-        return rows
+            return [n for (n,) in connection.execute(statement, parameters)]
 
     def _is_rare(self, wanted: _Filter) -> bool:
         assert wanted.number is not None
         filters = [name for name in ("queue",) if name in wanted.parameters]
         most = _MOST_PENDING_SORTED if wanted.state is State.PENDING else _MOST_SORTED
+        if not wanted.parameters.keys() <= {"queue"}:
+            most = _MOST_FILTERED
         parameters = {**{name: wanted.parameters[name] for name in filters}, "most": most + 1}
         with self._reading() as connection:
             jobs = connection.execute(_sql.count_up_to(wanted.number, filters), parameters).fetchone()[0]
@@ -639,14 +647,14 @@ class Inspector:
 
     @contextmanager
     def _reading(self) -> "Iterator[_Connection]":
-        with _db.translated(self._queue.path), _lenient(self._queue._database.connection()) as connection:
+        with _db.translated(self._queue.path), _db.gate, _lenient(self._queue._database.connection()) as connection:
             yield connection
 
     @contextmanager
     def _changing(self) -> "Iterator[_Connection]":
         """Run a block in one write transaction; raises `StoreError`s, and then nothing of it happened."""
         database = self._queue._database
-        with _db.translated(database.path), _lenient(database.connection()) as connection:
+        with _db.translated(database.path), _db.gate, _lenient(database.connection()) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -731,10 +739,26 @@ class Inspector:
         return following
 
 
+class _Pace:
+    """How many jobs to change in one transaction, so that it holds the write lock for a tenth of a second or so."""
+
+    def __init__(self) -> None:
+        self.jobs = MOST_IN_A_TRANSACTION // 4
+
+    def rest(self, seconds: float, *, more: bool) -> None:
+        """Take in how long a transaction took; where more follow, leave the lock to others for as long as it was held."""
+        if seconds > _LONGEST_HOLD:
+            self.jobs = max(MOST_IN_A_TRANSACTION // 20, self.jobs // 2)
+        elif seconds < _LONGEST_HOLD / 3:
+            self.jobs = min(MOST_IN_A_TRANSACTION, self.jobs * 2)
+        if more:
+            time.sleep(min(_LONGEST_HOLD, max(0.002, seconds)))
+
+
 _Connection = Any
 """A `sqlite3.Connection`; only the store knows SQLite by its name."""
 
-_STATE, _PAYLOAD, _PRIORITY, _DUE = 5, 6, 8, 15  # in `_sql.JOB_COLUMNS`
+_STATE, _PRIORITY, _DUE = 5, 8, 15  # in `_sql.JOB_COLUMNS`
 
 _CANCEL_IT = "cancel it, or wait until it has ended"
 _RUN_REMEDIES = {

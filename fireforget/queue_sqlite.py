@@ -13,6 +13,8 @@ A lone caller writes at once. Callers that come while another one writes wait to
 one commit, one sync of the disk. Nobody serves others for longer than one batch.
 """
 
+import json
+import logging
 import os
 import random
 import sqlite3
@@ -20,7 +22,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from json import JSONDecodeError
 from typing import Any, Literal
@@ -49,6 +51,7 @@ from fireforget.task import (
     TaskInfo,
     check_call_options,
     check_task,
+    check_unique,
     merge_options,
 )
 
@@ -57,13 +60,15 @@ DEFAULT_WAIT = 5.0
 DEFAULT_MAX_PAYLOAD = 1024 * 1024
 """Bytes of JSON that a payload may have."""
 _ROWS_IN_A_GROUP = 1000
-_COMMITS_BETWEEN_WAL_CHECKS = 64
+_SHORTEST_WAIT = 0.02  # seconds; with less left a call is not tried once more
 _SETTLED = frozenset({State.COMPLETED, State.ARCHIVED, State.CANCELLED})
 
 _nonces = random.Random()  # they only have to differ from the few ids that a rollback gave away
 _new_nonce = _nonces.getrandbits
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_nonces.seed)
+
+_log = logging.getLogger("fireforget.store")
 
 Row = dict[str, Any]
 
@@ -95,6 +100,8 @@ class Intake:
         deadline = get("deadline")
         queue = get("queue", DEFAULT_QUEUE)
         unique_for = get("unique_for")
+        if unique_for is None:
+            check_unique(options)
         headers = get("headers")
         task_id = get("task_id")
         if task_id is not None:
@@ -163,8 +170,8 @@ class SqliteQueue(Intake):
         super().__init__(max_payload, clock)
         self._durability = durability
         self._database = _db.Database(path, durability)
-        with _db.translated(self.path):
-            self._tag = tag_of(self._database.connection())
+        with self._database.use() as connection:
+            self._tag = tag_of(connection)
         self._group = GroupCommit(self._database)
 
     @property
@@ -220,12 +227,14 @@ class SqliteQueue(Intake):
         now = self._clock()
         rows = self._rows(tasks, overriding, now)
         if connection is not None:
-            if not connection.in_transaction:
-                raise ValueError("enqueue_many on a connection needs an open transaction: begin one, so that all or none exist")
-            return [self._enqueue_inside(connection, row) for row in rows]
+            return self._enqueue_many_inside(connection, rows)
         if not rows:
             return []
-        first = self._group.write(rows, wait)
+        try:
+            first = self._group.write(rows, wait)
+        except (TaskIDConflict, DuplicateTask) as error:
+            error.index = getattr(error, "index", 0)  # type: ignore[attr-defined]
+            raise
         return [self._stored(row, n) for n, row in enumerate(rows, first)]
 
     async def enqueue_async(self, task: Task, *, timeout: Seconds | None = None, **options: Any) -> TaskInfo:
@@ -236,18 +245,40 @@ class SqliteQueue(Intake):
 
     def _enqueue_inside(self, connection: sqlite3.Connection, row: Row) -> TaskInfo:
         """Insert on the caller's connection; SQLite's own errors pass, the transaction is the caller's."""
-        if self.path not in [os.path.realpath(file) for _, _, file in connection.execute("PRAGMA database_list")]:
-            raise ValueError(f"the connection leads to another database than {self.path}: open one to the queue's own file")
+        self._check_caller(connection)
         if row["unique_key"] is not None and not connection.in_transaction:
             raise ValueError("unique_for on a connection needs an open transaction: begin one, since it takes two statements")
         return self._stored(row, insert_one(connection, row))
+
+    def _enqueue_many_inside(self, connection: sqlite3.Connection, rows: list[Row]) -> list[TaskInfo]:
+        self._check_caller(connection)
+        if not connection.in_transaction:
+            raise ValueError("enqueue_many on a connection needs an open transaction: begin one, so that all or none exist")
+        if not rows:
+            return []
+        connection.execute("SAVEPOINT fireforget_enqueue_many")
+        try:
+            first = insert_all(connection, rows)
+        except BaseException:
+            connection.execute("ROLLBACK TO fireforget_enqueue_many")
+            raise
+        finally:
+            connection.execute("RELEASE fireforget_enqueue_many")
+        return [self._stored(row, n) for n, row in enumerate(rows, first)]
+
+    def _check_caller(self, connection: sqlite3.Connection) -> None:
+        """Raise `ValueError` unless the caller's connection has our file as its main database: there the job would be written."""
+        for _, name, file in _plain_cursor(connection).execute("PRAGMA database_list"):
+            if os.fsdecode(name) == "main" and os.path.realpath(os.fsdecode(file)) == self.path:
+                return
+        raise ValueError(f"the connection leads to another database than {self.path}: open one to the queue's own file")
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def get(self, job_id: str) -> TaskInfo:
         """Return a snapshot of one job; raises `UnknownJob` when none is stored under this id."""
-        with _db.translated(self.path):
-            row = find_job(self._database.connection(), job_id, self._tag)
+        with self._database.use() as connection:
+            row = find_job(connection, job_id, self._tag)
         if row is None:
             raise UnknownJob(job_id)
         return info_of(row, self._tag)
@@ -298,7 +329,6 @@ class GroupCommit:
 
     def __init__(self, database: _db.Database) -> None:
         self._database = database
-        self._commits = 0
         self._reset()
         _groups.add(self)
 
@@ -311,17 +341,20 @@ class GroupCommit:
         """Store the rows, all or none, within about `wait` seconds; return the number of the first, the others follow it."""
         mine = _Submission(rows, time.monotonic() + wait, wait)
         with self._lock:
-            leading = not self._writing
-            if leading:
+            mine.leads = not self._writing
+            if mine.leads:
                 self._writing = True
             else:
                 mine.turn = threading.Lock()
                 mine.turn.acquire()
                 self._waiting.append(mine)
-        if not leading:
-            self._wait_for_turn(mine)
-        if mine.first is None and mine.error is None:
-            self._lead(mine)
+        try:
+            if not mine.leads:
+                self._wait_for_turn(mine)
+            if mine.leads:
+                self._lead(mine)
+        finally:  # also after an interruption: whoever goes must neither be written any more nor keep the pen
+            self._leave(mine)
         if mine.error is not None:
             raise mine.error
         assert mine.first is not None
@@ -334,92 +367,113 @@ class GroupCommit:
         with self._lock:
             if mine in self._waiting:
                 self._waiting.remove(mine)
-                raise StoreBusy(
+                mine.error = StoreBusy(
                     self._database.path,
                     f"other threads of this program were writing for the {mine.wait:.1f} s that the call would wait: wait longer "
                     "(timeout=)",
                 )
-        mine.turn.acquire()  # somebody writes it at this moment; that ends by its own timeout
+                return
+        mine.turn.acquire()  # somebody writes it at this moment, or has just handed it the pen
 
-    def _lead(self, mine: "_Submission") -> None:
-        """Write for this caller and all that wait, then hand the pen on."""
-        batch = [mine]
+    def _leave(self, mine: "_Submission") -> None:
         with self._lock:
-            rows = len(mine.rows)
-            while self._waiting and rows < _ROWS_IN_A_GROUP:
-                batch.append(self._waiting.popleft())
-                rows += len(batch[-1].rows)
-        try:
-            self._write(batch)
-        finally:
-            self._hand_on(batch)
-
-    def _hand_on(self, batch: list["_Submission"]) -> None:
-        unwritten = [s for s in batch[1:] if s.first is None and s.error is None]
-        with self._lock:
-            self._waiting.extendleft(reversed(unwritten))
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+            if not mine.leads:
+                return
             following = self._waiting.popleft() if self._waiting else None
             if following is None:
                 self._writing = False
-        for submission in batch[1:]:
-            if (submission.first is not None or submission.error is not None) and submission.turn is not None:
-                submission.turn.release()
+            else:
+                following.leads = True
         if following is not None and following.turn is not None:
             following.turn.release()
 
-    def _write(self, batch: list["_Submission"]) -> None:
-        leader = batch[0]
-        path = self._database.path
+    def _lead(self, mine: "_Submission") -> None:
+        """Write for this caller and for all that wait by now."""
+        batch = [mine]
         try:
-            connection = self._database.connection(leader.deadline - time.monotonic())
-            if len(batch) == 1 and len(leader.rows) == 1 and leader.rows[0]["unique_key"] is None:
-                leader.first = insert_one(connection, leader.rows[0])
-            else:
-                _write_together(connection, batch)
-            self._database.check_identity()
-            self._maybe_checkpoint(connection)
-        except sqlite3.Error as error:
-            leader.first = None
-            leader.error = _db.translate(path, error, leader.wait)
-            leader.error.__cause__ = error
-            self._fail_followers(batch, leader.error)
-        except FireforgetError as error:
-            leader.first = None
-            leader.error = error
-            if not isinstance(error, TaskIDConflict | DuplicateTask):
-                self._fail_followers(batch, error)
-        except BaseException:  # KeyboardInterrupt in the middle: what was not committed is rolled back, the others write it anew
-            for submission in batch:
-                submission.first = None
-            raise
+            while not mine.settled:
+                self._fill(batch)
+                self._write(batch)
+                batch = [mine, *self._release(batch[1:])]
+        finally:
+            with self._lock:
+                self._waiting.extendleft(reversed(self._release(batch[1:])))
+
+    def _fill(self, batch: list["_Submission"]) -> None:
+        with self._lock:
+            rows = sum(len(submission.rows) for submission in batch)
+            while self._waiting and rows < _ROWS_IN_A_GROUP:
+                batch.append(self._waiting.popleft())
+                rows += len(batch[-1].rows)
 
     @staticmethod
-    def _fail_followers(batch: list["_Submission"], error: FireforgetError) -> None:
-        """A lock that the leader would not wait for any longer may still come in time for the others; all else fails for all."""
-        for submission in batch[1:]:
-            submission.first = None
-            if not isinstance(error, StoreBusy) and submission.error is None:
+    def _release(followers: list["_Submission"]) -> list["_Submission"]:
+        """Let those go on that are settled; return the others."""
+        for submission in followers:
+            if submission.settled and submission.turn is not None:
+                submission.turn.release()
+        return [submission for submission in followers if not submission.settled]
+
+    def _write(self, batch: list["_Submission"]) -> None:
+        """Write the batch once. Afterwards each is settled, but for those that can wait longer for a lock."""
+        leader = batch[0]
+        patience = max(0.0, min(submission.deadline for submission in batch) - time.monotonic())
+        try:
+            with _db.gate:
+                connection = self._database.connection(patience)
+                if len(batch) == 1 and len(leader.rows) == 1 and leader.rows[0]["unique_key"] is None:
+                    leader.first = insert_one(connection, leader.rows[0])
+                else:
+                    _write_together(connection, batch)
+                self._database.check_identity()
+                self._keep_wal_small(connection)
+        except sqlite3.Error:
+            self._fail(batch, lambda submission: _db.translate(self._database.path, error, submission.wait))
+        except FireforgetError as error:
+            leader.error = error
+            if not isinstance(error, TaskIDConflict | DuplicateTask):
+                for submission in batch:
+                    submission.first, submission.error = None, error
+
+    @staticmethod
+    def _fail(batch: list["_Submission"], error_for: Callable[["_Submission"], FireforgetError]) -> None:
+        now = time.monotonic()
+        for submission in batch:
+            error = error_for(submission)
+            if not isinstance(error, StoreBusy) or submission.deadline <= now + _SHORTEST_WAIT:
                 submission.error = error
 
-    def _maybe_checkpoint(self, connection: sqlite3.Connection) -> None:
-        """Keep the WAL from growing without bound where producers have no worker that would fold it back."""
-        self._commits += 1
-        if self._commits % _COMMITS_BETWEEN_WAL_CHECKS == 0 and _db.wal_size(self._database.path) > _db.WAL_LIMIT_BYTES:
-            _db.checkpoint(connection, self._database.path)
+    def _keep_wal_small(self, connection: sqlite3.Connection) -> None:
+        """Keep the WAL from growing without bound where producers have no worker; what is stored is stored, whatever fails here."""
+        if _db.wal_size(self._database.path) > _db.WAL_LIMIT_BYTES:
+            try:
+                _db.checkpoint(connection, self._database.path)
+            except (OSError, sqlite3.Error):
+                _log.warning(
+                    "%s: the WAL could not be folded back, the next commit tries again", self._database.path, exc_info=True
+                )
 
 
 class _Submission:
     """The rows of one call, and what became of them: `first` or `error` is set by whoever wrote them."""
 
-    __slots__ = ("deadline", "error", "first", "rows", "turn", "wait")
+    __slots__ = ("deadline", "error", "first", "leads", "rows", "turn", "wait")
 
     def __init__(self, rows: list[Row], deadline: float, wait: float) -> None:
         self.rows = rows
         self.deadline = deadline
         self.wait = wait
         self.turn: threading.Lock | None = None
+        """Held until this caller may go on: it is settled, or has the pen."""
+        self.leads = False
         self.first: int | None = None
         self.error: FireforgetError | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self.first is not None or self.error is not None
 
 
 _groups: "weakref.WeakSet[GroupCommit]" = weakref.WeakSet()
@@ -436,21 +490,33 @@ if hasattr(os, "register_at_fork"):
 
 
 def _write_together(connection: sqlite3.Connection, batch: list[_Submission]) -> None:
-    """Write the batch in one transaction; what is wrong with one submission is its own error and harms no other."""
+    """Write the batch in one transaction; what is wrong with one submission is its own error and harms no other.
+
+    Nothing is settled before the commit, and everything once it has happened.
+    """
+    results: list[tuple[_Submission, int | None, FireforgetError | None]] = []
     connection.execute("BEGIN IMMEDIATE")
+    committing = False
     try:
         for submission in batch:
             connection.execute("SAVEPOINT submission")
             try:
-                submission.first = insert_all(connection, submission.rows)
+                results.append((submission, insert_all(connection, submission.rows), None))
             except FireforgetError as error:
                 connection.execute("ROLLBACK TO submission")
-                submission.error = error
+                results.append((submission, None, error))
             connection.execute("RELEASE submission")
+        committing = True
         connection.execute("COMMIT")
-    except BaseException:
-        _db.rollback(connection)
+    except BaseException as error:
+        # An interruption that came when the commit was done: those who wait must not be written once more.
+        if not (committing and not connection.in_transaction and not isinstance(error, sqlite3.Error)):
+            _db.rollback(connection)
+            results.clear()
         raise
+    finally:
+        for submission, first, failure in results:
+            submission.first, submission.error = first, failure
 
 
 def insert_all(connection: sqlite3.Connection, rows: list[Row]) -> int:
@@ -460,7 +526,7 @@ def insert_all(connection: sqlite3.Connection, rows: list[Row]) -> int:
         try:
             connection.executemany(_sql.INSERT_JOB, rows)
             connection.execute("RELEASE rows")
-            last: int = connection.execute(_sql.LAST_JOB_NUMBER).fetchone()[0]
+            last: int = _plain_cursor(connection).execute(_sql.LAST_JOB_NUMBER).fetchone()[0]
             return last - len(rows) + 1
         except sqlite3.IntegrityError:  # one by one, to learn which it was
             connection.execute("ROLLBACK TO rows")
@@ -485,8 +551,14 @@ def open_in_memory() -> sqlite3.Connection:
 
 def tag_of(connection: sqlite3.Connection) -> str:
     """Return what stands in every id that a database generates."""
-    tag: str = connection.execute(_sql.TAG).fetchone()[0]
-    return tag
+    return os.fsdecode(_plain_cursor(connection).execute(_sql.TAG).fetchone()[0])
+
+
+def _plain_cursor(connection: sqlite3.Connection) -> sqlite3.Cursor:
+    """Return a cursor that gives tuples, whatever rows the caller's connection makes; its texts may still be bytes."""
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    return cursor
 
 
 def insert_one(connection: sqlite3.Connection, row: Row) -> int:
@@ -504,8 +576,11 @@ def insert_one(connection: sqlite3.Connection, row: Row) -> int:
 
 
 def _duplicate(connection: sqlite3.Connection, unique_key: str) -> DuplicateTask:
-    holder = connection.execute(_sql.HOLDER_OF_KEY, {"unique_key": unique_key}).fetchone()
-    existing = None if holder is None else (holder[2] or public_id(tag_of(connection), holder[0], holder[1]))
+    holder = _plain_cursor(connection).execute(_sql.HOLDER_OF_KEY, {"unique_key": unique_key}).fetchone()
+    existing = None
+    if holder is not None:
+        n, nonce, task_id = holder
+        existing = public_id(tag_of(connection), n, nonce) if task_id is None else os.fsdecode(task_id)
     return DuplicateTask(unique_key.partition(":")[2], existing)
 
 
@@ -530,9 +605,14 @@ def _parse_generated(job_id: str, tag: str) -> tuple[int, int] | None:
 
 
 def unique_key_of(key: str | None, queue: str, type: str, payload: str | None) -> str:
-    """Return what the unique index holds: the caller's key, or a digest of queue, type and payload."""
+    """Return what the unique index holds: the caller's key, or a digest of queue, type and payload.
+
+    The order in which a payload's members were written makes no difference.
+    """
     if key is not None:
         return "key:" + key
+    if payload is not None:
+        payload = json.dumps(json_payload.decode(payload), sort_keys=True)
     digest = blake2b(digest_size=20)
     for part in (queue, type, payload or ""):
         digest.update(part.encode("utf-8", "surrogatepass") + b"\0")

@@ -103,6 +103,9 @@ _CHECKS: dict[str, Callable[[str, object], Any]] = {
     "headers": _headers,
 }
 
+CALL_OPTIONS = frozenset(_CHECKS) - {"timeout"} | {"run_timeout"}
+"""Options of a call of `enqueue`, where `timeout` is how long the call may wait."""
+
 HANDLER_OPTIONS = frozenset(_CHECKS) - {"task_id", "deadline", "process_at"}
 """Options that make sense as a handler's defaults: those that do not name one job or one instant."""
 
@@ -121,9 +124,13 @@ def check_options(options: Mapping[str, Any], allowed: frozenset[str] | None = N
             checked[option] = check(option, value)
     if "process_in" in checked and "process_at" in checked:
         raise InvalidOption("process_at", options["process_at"], "give either process_in or process_at, not both")
-    if "unique_key" in checked and "unique_for" not in checked:
-        raise InvalidOption("unique_key", options["unique_key"], "say for how long with unique_for")
     return checked
+
+
+def check_unique(options: Mapping[str, Any]) -> None:
+    """Raise `InvalidOption` for a unique_key without a unique_for; asked when all options of a job are together."""
+    if "unique_key" in options and "unique_for" not in options:
+        raise InvalidOption("unique_key", options["unique_key"], "say for how long with unique_for")
 
 
 def check_call_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,8 +142,9 @@ def check_call_options(options: Mapping[str, Any]) -> dict[str, Any]:
     if not options:
         return {}
     renamed = dict(options)
-    if "timeout" in renamed:
-        raise UnknownOption("timeout", "at a call, the job's run time is run_timeout")
+    unknown = next((option for option in options if option not in CALL_OPTIONS), None)
+    if unknown is not None:
+        raise UnknownOption(unknown, f"the options of a call are {', '.join(sorted(CALL_OPTIONS))}")
     if "run_timeout" in renamed:
         value = renamed.pop("run_timeout")
         if value is not None:

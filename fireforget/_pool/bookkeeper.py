@@ -76,8 +76,7 @@ class Bookkeeper:
         return any(value for (name, _), value in gauges.items() if name == "fireforget_queue_latency_seconds")
 
     def _gauges(self) -> dict[tuple[str, metrics.Labels], float]:
-        with _db.translated(self._database.path):
-            connection = self._database.connection()
+        with self._database.use() as connection:
             counts = connection.execute(_sql.COUNT_JOBS).fetchall()
             oldest = dict(connection.execute(_sql.OLDEST_DUE).fetchall())
             paused = dict(connection.execute(_sql.QUEUES).fetchall())

@@ -44,6 +44,7 @@ TROUBLE_PAUSE = 0.5
 """Seconds between tries while the store cannot be written."""
 _TROUBLE_LOG_SECONDS = 10.0
 _EXIT_SECONDS = 5.0  # for children to end that have nothing to do any more
+_LONGEST_PAUSE = 3600.0  # poll takes milliseconds in 32 bits; jobs may be due in years
 _NEVER = float("inf")
 
 
@@ -82,8 +83,6 @@ class Supervisor:
         path = given.path if isinstance(given, SqliteQueue) else _db.resolve_path(given)
         _db.check_library()
         _db.check_place(path)
-        if isinstance(given, SqliteQueue):
-            given._database.close_thread()  # no handle of SQLite's crosses a fork
         try:
             self._board = Board.create(path, settings.concurrency * 2, settings.threads)
         except OSError as error:
@@ -106,9 +105,10 @@ class Supervisor:
         self._claims = Claims(queue._database, self._handles, list(settings.queues), queue._clock)
         self._claims.register(self.name, self._board.path, dict(settings.queues), settings.concurrency, settings.threads)
         self._recovery = Recovery(self._claims)
-        self._recovery.look()
-        self._recovery.check()
-        self._recovery.adopt_ownerless()
+        with self._claims.reading():
+            self._recovery.look()
+            self._recovery.check()
+            self._recovery.adopt_ownerless()
 
     def _assemble(self) -> None:
         """Put the parts together that need neither fork nor transaction."""
@@ -166,7 +166,7 @@ class Supervisor:
     def _wait(self) -> None:
         """Sleep until something is to be done, and take in what was said."""
         pause = self._pause()
-        milliseconds = None if pause == _NEVER else max(0, -int(-pause * 1000 // 1))
+        milliseconds = max(0, -int(-min(pause, _LONGEST_PAUSE) * 1000 // 1)) if pause < _NEVER else None
         ready = {descriptor for descriptor, _ in self._poll.poll(milliseconds)}
         if self._wake_read in ready:
             os.read(self._wake_read, 4096)
@@ -286,7 +286,7 @@ class Supervisor:
 
     def _read_state(self) -> dict[str, list[str]]:
         """Read what is pending and due next, who else is there, and what is to be cancelled."""
-        with _db.translated(self._claims.path):
+        with self._claims.reading():
             self._claims.check_identity()
             self._next_due = self._claims.next_due()
             self._next_expiry = self._claims.next_expiry()
@@ -300,7 +300,7 @@ class Supervisor:
         busy = self._crew.has_jobs or self._verdicts.waits_for_answers or self._stopping
         if not self._settings.burst or busy:
             return
-        with _db.translated(self._claims.path):
+        with self._claims.reading():
             nothing_due = self._claims.next_due() > self._clock()
             if nothing_due and not self._claims.lanes() and not self._claims.active_elsewhere():
                 self._begin_stop(0.0)

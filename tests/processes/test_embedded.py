@@ -140,7 +140,8 @@ def test_a_worker_restarted_many_times_leaves_nothing_open(queue):
     "settings",
     [
         {"concurrency": 0}, {"concurrency": 1.5}, {"concurrency": True}, {"concurrency": "2"}, {"threads": 0}, {"queues": {}},
-        {"queues": {"a": 0}}, {"queues": {"a": 1.5}}, {"queues": {"": 1}}, {"queues": "default"}, {"queues": 5}, {"queues": {5: 1}},
+        {"queues": {"a": 0}}, {"queues": {"a": 1.5}}, {"queues": {"": 1}}, {"queues": "default"}, {"queues": 5},
+        {"queues": {5: 1}},
         {"metrics_interval": 0}, {"metrics_interval": float("nan")}, {"shutdown_timeout": -1}, {"max_tasks_per_child": 0},
         {"max_rss_mb": -5}, {"metrics_file": "/no/such/folder/x"}, {"metrics_file": "/"}, {"shutdown_timeout": "soon"},
     ],
@@ -185,7 +186,7 @@ def test_what_stops_an_embedded_worker_is_raised_at_its_shutdown(queue):
         worker.shutdown()
 
 
-SCRIPT = '''
+SCRIPT = """
 @registry.task("sleep")
 def sleep(seconds):
     say("sleeping", os.getpid())
@@ -197,7 +198,7 @@ def ok():
     return "ok"
 
 queue = SqliteQueue(os.path.join(HERE, "jobs.db"))
-'''
+"""
 
 
 def test_a_program_of_its_own_can_be_a_worker(site):
@@ -213,7 +214,9 @@ def test_a_program_of_its_own_can_be_a_worker(site):
 
 def test_an_application_keeps_its_own_signals(site):
     """An embedded worker leaves them alone: Ctrl-C is the application's, and its children are not interrupted by it."""
-    process = site.script(SCRIPT + '''
+    process = site.script(
+        SCRIPT
+        + """
 with Worker(registry, queue, concurrency=1):
     queue.enqueue(Task("sleep", {"seconds": 0.3}))
     try:
@@ -221,7 +224,8 @@ with Worker(registry, queue, concurrency=1):
     except KeyboardInterrupt:
         say("mine")
 say("ended well")
-''')
+"""
+    )
     site.hear("sleeping")
     process.signal_all(signal.SIGINT)
     site.hear("mine")
@@ -234,13 +238,16 @@ say("ended well")
 @pytest.mark.parametrize("after", ["", "os.fork() or time.sleep(60)"], ids=["alone", "with a forked process"])
 def test_the_children_of_an_application_that_is_killed_are_gone_within_a_second(site, deaths, after):
     """Also when the application has forked other processes since, which live on: its jobs are taken over all the same."""
-    process = site.script(SCRIPT + f'''
+    process = site.script(
+        SCRIPT
+        + f"""
 worker = Worker(registry, queue, concurrency=1)
 worker.start()
 {after}
 queue.enqueue(Task("sleep", {{"seconds": 30}}))
 time.sleep(60)
-''')
+"""
+    )
     child = int(site.hear("sleeping").split()[1])
     watch = deaths([child])
     process.signal(signal.SIGKILL)
@@ -252,12 +259,15 @@ time.sleep(60)
 
 def test_a_program_that_ends_with_its_worker_still_running_ends(site):
     """A forgotten shutdown holds up nothing and loses nothing: what ran is pending again for the next worker."""
-    process = site.script(SCRIPT + '''
+    process = site.script(
+        SCRIPT
+        + """
 worker = Worker(registry, queue, concurrency=1)
 worker.start()
 job = queue.enqueue(Task("sleep", {"seconds": 30}))
 while queue.get(job.id).state != "active":
     time.sleep(0.01)
-''')
+"""
+    )
     assert process.exit_code() == 0, process.log
     assert site.sql("SELECT retry_count FROM fireforget_jobs") == [(0,)]

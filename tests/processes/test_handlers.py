@@ -1,7 +1,5 @@
 """What handlers can rely on: their arguments, their job, their results, and what becomes of what they raise."""
 
-import json
-import signal
 from datetime import UTC, datetime, timedelta
 
 import pytest

@@ -7,7 +7,7 @@ import pytest
 
 from fireforget import Task
 
-APP = '''
+APP = """
 @registry.task("n")
 def noted(tag=None):
     note(current_job().queue, tag)
@@ -30,7 +30,7 @@ def fails():
 def fails_soon():
     note("try", current_job().retry_count)
     raise ValueError
-'''
+"""
 
 
 @pytest.fixture

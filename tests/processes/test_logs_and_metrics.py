@@ -9,7 +9,7 @@ import pytest
 
 from fireforget import Task
 
-APP = '''
+APP = """
 @registry.task("ok")
 def ok():
     pass
@@ -44,7 +44,7 @@ strange = 'quo"te\\\\back\\nline'
 @registry.task(strange)
 def odd():
     pass
-'''
+"""
 
 STRANGE = 'quo"te\\back\nline'
 
@@ -162,7 +162,9 @@ def test_the_counts_are_right_at_exit(site):
     worker = site.burst("--concurrency", 2, "--metrics-file", "metrics.prom", "--metrics-interval", 30)
     metrics = site.metrics()
     get = metrics.get
-    assert [get("job_processed_total", task_type="ok", queue=queue, status="success") for queue in ("critical", "default", "low")] == [30, 20, 10]
+    assert [
+        get("job_processed_total", task_type="ok", queue=queue, status="success") for queue in ("critical", "default", "low")
+    ] == [30, 20, 10]
     assert get("job_processed_total", task_type="fails", queue="default", status="failed") == 6
     assert get("job_processed_total", task_type="pre:", queue="default", status="success") == 2
     assert get("job_processed_total", task_type="dies", queue="default", status="failed") == 1
@@ -195,7 +197,8 @@ def test_the_metrics_have_their_kinds_and_buckets(site):
     assert metrics.kinds.items() >= {
         "job_processed_total": "counter", "job_duration_seconds": "histogram", "job_wait_seconds": "histogram",
         "fireforget_queue_size": "gauge", "fireforget_queue_latency_seconds": "gauge", "fireforget_jobs_retried_total": "counter",
-        "fireforget_jobs_archived_total": "counter", "fireforget_child_deaths_total": "counter", "fireforget_worker_children": "gauge",
+        "fireforget_jobs_archived_total": "counter", "fireforget_child_deaths_total": "counter",
+        "fireforget_worker_children": "gauge",
         "fireforget_queue_paused": "gauge",
     }.items()  # fmt: skip
     buckets = {
@@ -284,7 +287,7 @@ def test_a_metrics_file_that_cannot_be_written_does_not_stop_the_worker(site):
 
 def test_middleware_of_the_application_wraps_every_job_in_its_order(site):
     """Outermost first, inside the defaults; it sees the job, the result and the error, and may change both."""
-    site.app('''
+    site.app("""
 def recording(name):
     def middleware(job, call_next):
         note(name, "before", job.type)
@@ -314,7 +317,7 @@ def ok():
 @registry.task("fails")
 async def fails():
     raise KeyError("x")
-''')
+""")
     worker = site.worker("--concurrency", 1)
     assert site.result("ok").result == "ok!"
     info = site.result("fails")
@@ -328,7 +331,7 @@ async def fails():
 
 def test_a_registry_may_replace_the_whole_chain(site):
     """Even without recovery a handler that raises SystemExit is a failed job, and the worker lives on."""
-    site.app('''
+    site.app("""
 registry = Registry(middleware=[], retry_delay=0)
 
 @registry.task("exits")
@@ -338,7 +341,7 @@ def exits():
 @registry.task("ok")
 def ok():
     return "ok"
-''')
+""")
     worker = site.worker("--concurrency", 1)
     info = site.result("exits", max_retry=0)
     assert info.state == "archived" and "SystemExit" in info.last_error

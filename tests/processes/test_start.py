@@ -8,13 +8,13 @@ import pytest
 
 from fireforget import SqliteQueue
 
-APP = '''
+APP = """
 @registry.task("ok")
 def ok():
     return "ok"
 
 not_a_registry = 5
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,8 @@ def test_a_value_that_cannot_be_one_is_refused(site, flags, word):
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--concurrency", "two"), ("--queues", "a=b"), ("--queues", ""), ("--queues", "a=1,a=2"), ("--queues", "=3"), ("--no-such-flag",),
+        ("--concurrency", "two"), ("--queues", "a=b"), ("--queues", ""), ("--queues", "a=1,a=2"), ("--queues", "=3"),
+        ("--no-such-flag",),
         ("--log-level", "loud"), ("--log-format", "xml"), ("extra",), ("--metrics-interval", "often"),
     ],
     ids=str,
@@ -100,7 +101,12 @@ def test_a_module_that_does_not_exist_is_explained(site):
 
 @pytest.mark.parametrize(
     ("app", "own"),
-    [("broken:registry", "ZeroDivisionError"), ("misspelt:registry", "fire_forget"), ("syntax:registry", "SyntaxError"), ("leaves:registry", "I leave")],
+    [
+        ("broken:registry", "ZeroDivisionError"),
+        ("misspelt:registry", "fire_forget"),
+        ("syntax:registry", "SyntaxError"),
+        ("leaves:registry", "I leave"),
+    ],
 )
 def test_a_module_that_fails_to_import_shows_its_own_traceback(site, app, own):
     """The application's frames, not ours nor importlib's."""
@@ -148,7 +154,13 @@ def test_the_database_may_come_from_the_environment(site, tmp_path):
     path = tmp_path / "from_environment.db"
     command = site.command("--burst", "--concurrency", "1", db=False)
     done = subprocess.run(
-        command, cwd=site.folder, env={**site.env, "FIREFORGET_DB": str(path)}, capture_output=True, text=True, timeout=20, check=False
+        command,
+        cwd=site.folder,
+        env={**site.env, "FIREFORGET_DB": str(path)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
     )
     assert (done.returncode, path.exists()) == (0, True)
 

@@ -8,7 +8,7 @@ import pytest
 
 from fireforget import Inspector
 
-APP = '''
+APP = """
 @registry.task("holds")
 def holds(name="go"):
     say("holding", os.getpid())
@@ -22,7 +22,7 @@ def holds(name="go"):
 @registry.task("ok")
 def ok():
     return "ok"
-'''
+"""
 
 
 @pytest.fixture
@@ -154,7 +154,9 @@ def test_a_stop_while_jobs_wait_in_a_child_puts_them_back(site):
     worker = site.worker("--concurrency", 1)
     quick = site.queue.enqueue_many([Task("ok") for _ in range(200)], retention=60)
     site.finished(quick[-1].id)
-    jobs = site.queue.enqueue_many([*[Task("ok") for _ in range(50)], Task("holds"), *[Task("ok") for _ in range(50)]], retention=60)
+    jobs = site.queue.enqueue_many(
+        [*[Task("ok") for _ in range(50)], Task("holds"), *[Task("ok") for _ in range(50)]], retention=60
+    )
     site.hear("holding")
     worker.signal(signal.SIGTERM)
     worker.wait_log("stopping")

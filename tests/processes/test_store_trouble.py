@@ -11,7 +11,7 @@ import pytest
 
 from fireforget import SqliteQueue, Task
 
-APP = '''
+APP = """
 @registry.task("ok", retention=60)
 def ok():
     return "ok"
@@ -29,7 +29,7 @@ def holds():
     say("holding")
     hold()
     note("done")
-'''
+"""
 
 
 @pytest.fixture
@@ -60,7 +60,9 @@ def test_a_transaction_that_takes_its_time_is_noticed_when_it_commits(site):
     with closing(sqlite3.connect(site.db, isolation_level=None)) as connection:
         for pause in (0.02, 0.3, 1.2):
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute("INSERT INTO fireforget_enqueue (type, retention, task_id) VALUES ('now', 60, ?)", (f"slow-{pause}",))
+            connection.execute(
+                "INSERT INTO fireforget_enqueue (type, retention, task_id) VALUES ('now', 60, ?)", (f"slow-{pause}",)
+            )
             threading.Event().wait(pause)
             connection.execute("COMMIT")
             committed = time()
@@ -116,13 +118,16 @@ def test_another_program_may_hold_the_write_lock_for_seconds(site):
 
 def test_a_timeout_is_enforced_while_the_file_is_locked(site):
     """Whoever kills never waits for the database."""
-    site.app(APP + '''
+    site.app(
+        APP
+        + """
 @registry.task("stuck")
 def stuck():
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGUSR2])
     say("stuck", os.getpid())
     time.sleep(60)
-''')
+"""
+    )
     site.worker("--concurrency", 1)
     job = site.enqueue("stuck", run_timeout=0.3, max_retry=0)
     child = int(site.hear("stuck").split()[1])
@@ -199,7 +204,9 @@ def test_producers_and_a_worker_meet_on_one_file(site):
     import sys
 
     producers = [
-        subprocess.Popen([sys.executable, "-c", program, str(n * 1000)], cwd=site.folder, env=site.env, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(n * 1000)], cwd=site.folder, env=site.env, stderr=subprocess.PIPE, text=True
+        )
         for n in range(4)
     ]
     for producer in producers:

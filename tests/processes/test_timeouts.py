@@ -196,7 +196,9 @@ def test_a_job_past_its_deadline_is_archived_and_not_run(shared):
     assert shared.worker_process.wait_record("task failed", task_id=info.id)["error"] == "deadline passed"
 
 
-@pytest.mark.parametrize(("type", "payload", "least", "most"), [("sleep", {"seconds": 30}, 0.2, 0.9), ("blocked:signals", None, 1.2, 2.2)])
+@pytest.mark.parametrize(
+    ("type", "payload", "least", "most"), [("sleep", {"seconds": 30}, 0.2, 0.9), ("blocked:signals", None, 1.2, 2.2)]
+)
 def test_a_deadline_that_passes_while_the_job_runs_archives_it(shared, type, payload, least, most):
     """Softly, then by force, and without a retry whatever retries are left."""
     deadline = datetime.now(UTC) + timedelta(seconds=0.3)
@@ -215,7 +217,9 @@ def test_a_coroutine_is_cancelled_at_its_timeout(shared, threaded):
         assert site.result("ok").state == "completed"
 
 
-@pytest.mark.parametrize(("how", "sentence"), [("exit", "ended itself with exit code 3"), ("kill", "killed by signal 9 (SIGKILL)")])
+@pytest.mark.parametrize(
+    ("how", "sentence"), [("exit", "ended itself with exit code 3"), ("kill", "killed by signal 9 (SIGKILL)")]
+)
 def test_the_death_of_a_child_costs_its_job_one_attempt(shared, how, sentence):
     """The error names the pid and how it ended; the worker lives on and counts the death."""
     shared.release("die")

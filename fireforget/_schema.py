@@ -128,6 +128,12 @@ _NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 _FAR = 1e12
 """Seconds beyond which instants and durations are refused, as in Python (`clock`): infinities are among them."""
 
+
+def _not_seconds(column: str, least: str) -> str:
+    number = f"typeof(NEW.{column}) NOT IN ('integer', 'real', 'null')"
+    return f"{number} OR NEW.{column} NOT BETWEEN {least} AND {_FAR}"
+
+
 _REFUSED = {
     "type is missing: name the handler, such as email:send": (
         "NEW.type IS NULL OR typeof(NEW.type) <> 'text' OR trim(NEW.type) = ''"
@@ -138,13 +144,13 @@ _REFUSED = {
     ),
     "priority must be an integer": "typeof(NEW.priority) NOT IN ('integer', 'null')",
     "max_retry must be an integer, 0 or more": "typeof(NEW.max_retry) NOT IN ('integer', 'null') OR NEW.max_retry < 0",
-    "timeout must be in seconds, above 0": f"typeof(NEW.timeout) NOT IN ('integer', 'real', 'null') OR NEW.timeout NOT BETWEEN 1e-9 AND {_FAR}",
+    "timeout must be in seconds, above 0": _not_seconds("timeout", "1e-9"),
     "deadline must be in Unix seconds": f"typeof(NEW.deadline) NOT IN ('integer', 'real', 'null') OR abs(NEW.deadline) > {_FAR}",
     "process_at must be in Unix seconds": (
         f"typeof(NEW.process_at) NOT IN ('integer', 'real', 'null') OR abs(NEW.process_at) > {_FAR}"
     ),
-    "retention must be in seconds, 0 or more": f"typeof(NEW.retention) NOT IN ('integer', 'real', 'null') OR NEW.retention NOT BETWEEN 0 AND {_FAR}",
-    "unique_for must be in seconds, above 0": f"typeof(NEW.unique_for) NOT IN ('integer', 'real', 'null') OR NEW.unique_for NOT BETWEEN 1e-9 AND {_FAR}",
+    "retention must be in seconds, 0 or more": _not_seconds("retention", "0"),
+    "unique_for must be in seconds, above 0": _not_seconds("unique_for", "1e-9"),
     "unique_key must be text that is not blank": (
         "NEW.unique_key IS NOT NULL AND (typeof(NEW.unique_key) <> 'text' OR trim(NEW.unique_key) = '')"
     ),

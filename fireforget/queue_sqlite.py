@@ -22,7 +22,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from hashlib import blake2b
 from json import JSONDecodeError
 from typing import Any, Literal
@@ -233,7 +233,7 @@ class SqliteQueue(Intake):
         try:
             first = self._group.write(rows, wait)
         except (TaskIDConflict, DuplicateTask) as error:
-            error.index = getattr(error, "index", 0)  # type: ignore[attr-defined]
+            error.index = getattr(error, "index", 0)  # type: ignore[union-attr]
             raise
         return [self._stored(row, n) for n, row in enumerate(rows, first)]
 
@@ -429,31 +429,30 @@ class GroupCommit:
                     _write_together(connection, batch)
                 self._database.check_identity()
                 self._keep_wal_small(connection)
-        except sqlite3.Error:
-            self._fail(batch, lambda submission: _db.translate(self._database.path, error, submission.wait))
+        except sqlite3.Error as error:
+            self._fail(batch, error)
         except FireforgetError as error:
             leader.error = error
             if not isinstance(error, TaskIDConflict | DuplicateTask):
                 for submission in batch:
                     submission.first, submission.error = None, error
 
-    @staticmethod
-    def _fail(batch: list["_Submission"], error_for: Callable[["_Submission"], FireforgetError]) -> None:
+    def _fail(self, batch: list["_Submission"], cause: sqlite3.Error) -> None:
+        """Give each its own error; a lock that is held may still come in time for those that can wait longer."""
         now = time.monotonic()
         for submission in batch:
-            error = error_for(submission)
+            submission.first = None
+            error = _db.translate(self._database.path, cause, submission.wait)
             if not isinstance(error, StoreBusy) or submission.deadline <= now + _SHORTEST_WAIT:
                 submission.error = error
 
     def _keep_wal_small(self, connection: sqlite3.Connection) -> None:
-        """Keep the WAL from growing without bound where producers have no worker; what is stored is stored, whatever fails here."""
+        """Keep the WAL from growing without bound where there is no worker; what is stored is stored, whatever fails here."""
         if _db.wal_size(self._database.path) > _db.WAL_LIMIT_BYTES:
             try:
                 _db.checkpoint(connection, self._database.path)
             except (OSError, sqlite3.Error):
-                _log.warning(
-                    "%s: the WAL could not be folded back, the next commit tries again", self._database.path, exc_info=True
-                )
+                _log.warning("%s: the WAL was not folded back, the next commit tries again", self._database.path, exc_info=True)
 
 
 class _Submission:

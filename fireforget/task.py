@@ -190,6 +190,7 @@ class Task:
         set_attribute(self, "type", check_type(type))
         set_attribute(self, "payload_json", None if payload is None else json_payload.encode(payload))
         set_attribute(self, "options", check_options(options) if options else {})
+        check_unique(self.options)
 
     @classmethod
     def _from_checked(cls, type: str, payload_json: str | None, options: Mapping[str, Any]) -> "Task":

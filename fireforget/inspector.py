@@ -495,12 +495,13 @@ class Inspector:
             raise InvalidOption("state", str(state), f"jobs in this state cannot be {done}; choose among {choices}")
         changed, pace = 0, _Pace()
         for rows in self._matching(wanted):
-            while rows:
-                batch, rows = rows[: pace.jobs], rows[pace.jobs :]
+            at = 0
+            while batch := rows[at : at + pace.jobs]:
+                at += len(batch)
                 began = time.monotonic()
                 with self._changing() as connection:
                     changed += change(connection, wanted, batch)
-                pace.rest(time.monotonic() - began, more=bool(rows))
+                pace.rest(time.monotonic() - began, more=at < len(rows))
         return changed
 
     @staticmethod

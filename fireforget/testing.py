@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 from fireforget import payload as json_payload
 from fireforget._claims import MOST_EXPIRED, MOST_FORWARDED, Claimed, Claims
+from fireforget._db import DEFAULT_PATIENCE, Database, translated
 from fireforget._pool.board import Board
 from fireforget._pool.child import Host, Runner, flush_submissions
 from fireforget._pool.config import DEFAULT_QUEUES, Settings
@@ -105,6 +106,41 @@ class ManualClock:
 # --- an enqueuer that records ---------------------------------------------------------------------------------------------
 
 
+class _Memory(Database):
+    """A database in memory: nothing of a file, and one connection that threads use in turn."""
+
+    def __init__(self) -> None:
+        self.path = ":memory:"
+        self._lock = threading.RLock()
+        self._connection = open_in_memory()
+        self.tag = tag_of(self._connection)
+        weakref.finalize(self, self._connection.close)
+
+    def sibling(self, durability: str) -> "_Memory":
+        return self
+
+    def connection(self, patience: float = DEFAULT_PATIENCE) -> Any:
+        return self._connection
+
+    @contextmanager
+    def use(self, patience: float = DEFAULT_PATIENCE) -> Iterator[Any]:
+        with self._lock, translated(self.path):
+            yield self._connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        """Run a block in one transaction; when it raises, nothing of it happened."""
+        with self.use() as connection, connection:
+            connection.execute("BEGIN")
+            yield connection
+
+    def check_identity(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class RecordingEnqueuer(Intake):
     """Takes tasks as a `SqliteQueue` does, keeps them in memory, and tells what it got.
 
@@ -117,15 +153,13 @@ class RecordingEnqueuer(Intake):
 
     def __init__(self, *, clock: Clock = time.time, max_payload: int = DEFAULT_MAX_PAYLOAD) -> None:
         super().__init__(max_payload, clock)
-        self._lock = threading.RLock()  # over everything below, and over each use of the one connection
+        self._lock = threading.Lock()  # over everything below
         self._closed = False
         self._begin()
 
     def _begin(self) -> None:
-        self._connection = open_in_memory()
-        self._close_connection = weakref.finalize(self, self._connection.close)
-        self._tag = tag_of(self._connection)
-        self._claims = _MemoryClaims(self, lambda task_type: False)
+        self._database = _Memory()
+        self._tag = self._database.tag
         self._recorded: list[tuple[Task, TaskInfo]] = []
         self._failure: BaseException | type[BaseException] | None = None
         self._failures_left: int | None = None
@@ -163,8 +197,8 @@ class RecordingEnqueuer(Intake):
             if self._closed:
                 raise QueueClosed("this RecordingEnqueuer was closed: make a new one")
             self._fail_if_told()
-            with self._claims.transaction():
-                first = insert_all(self._connection, rows)
+            with self._database.transaction() as connection:
+                first = insert_all(connection, rows)
             infos = [self._stored(row, n) for n, row in enumerate(rows, first)]
             self._recorded += zip(tasks, infos, strict=True)
             return infos
@@ -178,8 +212,8 @@ class RecordingEnqueuer(Intake):
 
     def get(self, job_id: str) -> TaskInfo:
         """Return a job as it is by now, after a `drain` say; raises `UnknownJob` when it is not stored (any more)."""
-        with self._lock:
-            row = find_job(self._connection, job_id, self._tag)
+        with self._database.use() as connection:
+            row = find_job(connection, job_id, self._tag)
         if row is None:
             raise UnknownJob(job_id)
         return info_of(row, self._tag)
@@ -220,7 +254,6 @@ class RecordingEnqueuer(Intake):
     def clear(self) -> None:
         """Forget everything: what was recorded, stored jobs with their ids and unique keys, and `fail_with`."""
         with self._lock:
-            self._close_connection()
             self._begin()
 
     def __enter__(self) -> "RecordingEnqueuer":
@@ -495,26 +528,6 @@ class _Every(frozenset[str]):
         return True
 
 
-class _MemoryClaims(Claims):
-    """The claims on a `RecordingEnqueuer`: on its one connection, and under its lock."""
-
-    def __init__(self, enqueuer: RecordingEnqueuer, handles: Callable[[str], bool]) -> None:
-        # Not the inherited one, which opens another connection to a file.
-        self.path = ":memory:"
-        self._handles = handles
-        self._queues = frozenset()
-        self._clock = enqueuer._clock
-        self.connection = enqueuer._connection
-        self.worker = 0
-        self._lock = enqueuer._lock
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Run a block in one write transaction, while no other thread uses the connection."""
-        with self._lock, super().transaction():
-            yield
-
-
 @contextmanager
 def _signed_in(queue: SqliteQueue | RecordingEnqueuer, registry: Registry, weights: Mapping[str, int] | None) -> Iterator[Claims]:
     """Stand in the database as a worker while the block runs: jobs can be ours, and real workers leave them alone."""
@@ -522,28 +535,31 @@ def _signed_in(queue: SqliteQueue | RecordingEnqueuer, registry: Registry, weigh
     def handles(type: str) -> bool:
         return registry.match(type) is not None
 
+    claims = Claims(queue._database, handles, (), queue._clock)
     if isinstance(queue, RecordingEnqueuer):
-        with _registered(_MemoryClaims(queue, handles), "memory", weights) as claims:
+        with _registered(claims, "memory", weights):
             yield claims
         return
-    queue._database.connection()  # raises QueueClosed
+    with queue._database.use():  # raises QueueClosed
+        pass
     board = Board.create(queue.path, 1, 1)  # its lock tells other workers that we live
     try:
-        with closing(Claims(queue._database, handles, (), queue._clock)) as claims, _registered(claims, board.path, weights):
+        with closing(claims), _registered(claims, board.path, weights):
             recovery = Recovery(claims)
-            recovery.look()
-            recovery.check()
-            recovery.adopt_ownerless()
+            with claims.reading():
+                recovery.look()
+                recovery.check()
+                recovery.adopt_ownerless()
             yield claims
     finally:
         board.remove()
 
 
 @contextmanager
-def _registered(claims: Claims, lock_file: str, weights: Mapping[str, int] | None) -> Iterator[Claims]:
+def _registered(claims: Claims, lock_file: str, weights: Mapping[str, int] | None) -> Iterator[None]:
     claims._queues = _Every() if weights is None else frozenset(weights)
     claims.register(f"drain:{os.getpid()}", lock_file, dict(weights or DEFAULT_QUEUES), 1, 1)
     try:
-        yield claims
+        yield
     finally:  # with our row goes the job that a KeyboardInterrupt left in our hands: it is pending again
         claims.take_over(claims.worker, frozenset(), counts=False)

@@ -253,7 +253,7 @@ class Child:
         """Flush what the job has submitted, then tell its outcome."""
         flush_submissions()
         if outcome is not None or always:
-            self.send(("outcome", index, outcome))
+            self.send(("outcome", index, outcome, middleware.samples.drain()))
 
 
 class _InTurn:

@@ -45,6 +45,10 @@ class ChildHandle:
         self.sent = 0
         """The index of the next job it will be given."""
         self.outcomes: dict[int, Row | None] = {}
+        self.counted = 0
+        """The index below which the child has told its counts of runs, which are also in the metrics then."""
+        self.uncounted: dict[int, Row] = {}
+        """Jobs that succeeded by the board's word alone, and whose counts have not come yet."""
         self.position = 0
         self.pace = Pace()
         self.watched: Watched | None = None
@@ -206,6 +210,8 @@ class Crew:
         if not expected and not self._killed_all:
             self._lament(child, pid, code)
         self._settle_dead(child, pid, code)
+        for row in child.uncounted.values():
+            self.verdicts.count_success(row)
         self._drop(child)
         self.freed = True
 
@@ -267,7 +273,7 @@ class Crew:
             if kind == "position":
                 self._hear_position(child, *message[1:])
             elif kind == "outcome":
-                child.outcomes[message[1]] = message[2]
+                self._hear_outcome(child, *message[1:])
             elif kind == "report":
                 self._hear_report(child, *message[1:])
             elif kind == "answer":
@@ -282,11 +288,10 @@ class Crew:
     ) -> None:
         """A child has taken in all jobs below `position`; those from `kept` on it has dropped."""
         child.position = position
+        self._count(child, kept, delta)
         if kept < position:
             self._put_back_dropped(child, kept)
         child.pace.observe(runs, seconds)
-        if delta is not None:
-            self._samples.merge(delta)
         if child.frozen and position == child.sent:
             child.frozen = False
             child.slot.allow_all()
@@ -295,6 +300,18 @@ class Crew:
         if limit and rss > limit * 1024 * 1024 and not child.retiring:
             logs.event(logging.INFO, f"child {child.pid} uses {rss >> 20} MiB: replacing it", pid=child.pid)
             self._retire(child)
+
+    def _hear_outcome(self, child: ChildHandle, index: int, outcome: Row | None, delta: metrics.Delta | None) -> None:
+        child.outcomes[index] = outcome
+        self._count(child, index + 1, delta)
+
+    def _count(self, child: ChildHandle, up_to: int, delta: metrics.Delta | None) -> None:
+        """Take in what a child has counted, which covers all of its jobs below `up_to`."""
+        if delta is not None:
+            self._samples.merge(delta)
+        child.counted = up_to
+        if child.uncounted:
+            child.uncounted = {index: row for index, row in child.uncounted.items() if index >= up_to}
 
     def _put_back_dropped(self, child: ChildHandle, kept: int) -> None:
         """Put back what the child dropped and was not taken from it before: one whose start it had just announced."""
@@ -328,6 +345,8 @@ class Crew:
         self._hear(child)
         ended = [index for index in jobs if index < done or index in outcomes]
         rows = self._take(child, ended)
+        if ended and ended[-1] >= child.counted and self._settings.threads == 1:
+            child.uncounted.update(pair for pair in zip(ended, rows, strict=True) if pair[0] >= child.counted)
         if not outcomes:
             for row in rows:
                 self.verdicts.succeeded(row)

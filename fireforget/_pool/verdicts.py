@@ -86,6 +86,10 @@ class Verdicts:
         """The job succeeded and leaves nothing behind."""
         self.settlement.removed.append((row[_N], self._worker, row[_CLAIM]))
 
+    def count_success(self, row: Row) -> None:
+        """Count a run whose own process was killed before it could; how long it took is not known."""
+        self._samples.count("job_processed_total", (self._pattern(row), row[_QUEUE], "success"))
+
     def told(self, row: Row, outcome: Row | None) -> None:
         """Take in an outcome as a child sends it (`child.Runner.run`)."""
         if outcome is None:

@@ -215,7 +215,7 @@ class Site:
     def burst(self, *flags):
         """Run all there is to run; return the worker, which has ended well."""
         worker = self.worker("--burst", *flags)
-        assert worker.exit_code() == 0, worker.log
+        assert worker.exit_code() == 0, worker.log[-2000:]
         return worker
 
     def enqueue(self, type, payload=None, **options):

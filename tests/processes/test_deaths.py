@@ -97,6 +97,16 @@ def test_replacing_a_child_after_some_jobs_loses_nothing(site):
     assert not worker.said("child died")
 
 
+def test_a_child_for_each_job_is_slow_and_works(site):
+    """Even where children are replaced faster than they end, the worker goes on, and every job runs once."""
+    batch(site, "quick", 150)
+    worker = site.burst("--concurrency", 1, "--max-tasks-per-child", 1)
+    runs = [line.split() for line in site.notes()]
+    assert sorted(int(n) for n, _ in runs) == list(range(150))
+    assert len({pid for _, pid in runs}) == 150
+    assert not worker.said("child died")
+
+
 def test_a_child_that_has_grown_is_replaced_between_jobs(site):
     """--max-rss-mb: the job that grew it succeeds, the next one runs in another process."""
     site.worker("--concurrency", 1, "--max-rss-mb", 100)

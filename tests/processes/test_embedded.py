@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from fireforget import Registry, SqliteQueue, Task, Worker
+from fireforget import Registry, SqliteQueue, Task, Worker, current_job
 from fireforget.errors import FireforgetError, InvalidOption, WorkerError
 
 registry = Registry(retry_delay=0)
@@ -22,8 +22,14 @@ def double(x):
 def sleep(seconds):
     import time
 
+    current_job().progress(0.0)
     time.sleep(seconds)
     return "slept"
+
+
+def wait_until_it_runs(queue, job):
+    while queue.get(job.id).progress is None:
+        threading.Event().wait(0.005)
 
 
 @registry.task("pid")
@@ -67,8 +73,7 @@ def test_start_and_shutdown(tmp_path, queue):
     worker = Worker(registry, tmp_path / "jobs.db", concurrency=1)
     worker.start()
     job = queue.enqueue(Task("sleep", {"seconds": 0.3}), retention=60)
-    while queue.get(job.id).state == "pending":
-        threading.Event().wait(0.005)
+    wait_until_it_runs(queue, job)
     worker.shutdown()
     assert queue.get(job.id).state == "completed"
     assert not worker.alive
@@ -81,8 +86,7 @@ def test_shutdown_may_be_impatient(queue):
     worker = Worker(registry, queue, concurrency=1)
     worker.start()
     job = queue.enqueue(Task("sleep", {"seconds": 30}))
-    while queue.get(job.id).state == "pending":
-        threading.Event().wait(0.005)
+    wait_until_it_runs(queue, job)
     worker.shutdown(timeout=0.1)
     assert (queue.get(job.id).state, queue.get(job.id).retry_count) == ("pending", 0)
 

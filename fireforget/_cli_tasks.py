@@ -1,0 +1,371 @@
+"""The commands about jobs: `enqueue` and `task list|show|run|archive|delete|cancel|update`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from fireforget import _cli_output as output
+from fireforget._cli_common import (
+    Misused,
+    Refused,
+    a_count,
+    a_duration,
+    a_header,
+    add_command,
+    add_filters,
+    add_group,
+    an_instant,
+    check_queue,
+    confirm,
+    did_you_mean_id,
+    filters_of,
+    json_text,
+    opened,
+    wants_json,
+)
+from fireforget.errors import DuplicateTask, FireforgetError, UnknownJob
+from fireforget.inspector import Attempt, Inspector, WrongState
+from fireforget.task import State, Task, TaskInfo
+
+DEFAULT_PAGE = 20
+_NOT_GIVEN = object()
+
+
+class _Operation(NamedTuple):
+    """A command that changes jobs: one, several, or all that match."""
+
+    verb: str
+    done: str
+    one: Callable[[Inspector, str], TaskInfo | None]
+    all: Callable[..., int]
+    asks: bool
+    """Whether it asks before it changes many."""
+
+
+_OPERATIONS = {
+    "run": _Operation("run", "made pending", Inspector.run, Inspector.run_all, False),
+    "archive": _Operation("archive", "archived", Inspector.archive, Inspector.archive_all, True),
+    "delete": _Operation("delete", "deleted", Inspector.delete, Inspector.delete_all, True),
+    "cancel": _Operation("cancel", "cancelled", Inspector.cancel, Inspector.cancel_all, True),
+}
+_HELP = {
+    "run": "make jobs pending now: archived ones anew with all their retries, scheduled ones and those in retry ahead of time",
+    "archive": "put jobs among the dead letters",
+    "delete": "delete jobs with their attempts; running ones are never deleted",
+    "cancel": "cancel jobs: at once, or within a second or so where they run",
+}
+_EXAMPLES = {
+    "run": "task run 3f1c-12-0badcafe\ntask run --state archived --type email: --error timeout",
+    "archive": "task archive 3f1c-12-0badcafe\ntask archive --state retry --older-than 2d --yes",
+    "delete": "task delete 3f1c-12-0badcafe\ntask delete --state archived --older-than 30d --yes",
+    "cancel": "task cancel 3f1c-12-0badcafe\ntask cancel --state scheduled --payload user_id=7 --yes",
+}
+
+
+def add_enqueue(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add `enqueue`."""
+    enqueue = add_command(
+        commands,
+        "enqueue",
+        _enqueue,
+        "store one task and print its id",
+        'enqueue email:send --payload \'{"to": "a@example.com"}\'\nenqueue report:build --process-in 2h --queue low',
+    )
+    enqueue.add_argument("type", metavar="TYPE", help="names the handler, such as email:send")
+    add = enqueue.add_argument_group("options").add_argument
+    add("--payload", type=json_text, metavar="JSON", help="the handler's arguments as a JSON object; - reads standard input")
+    add("--queue", metavar="NAME", help="default: default")
+    add("--priority", type=int, metavar="N", help="higher first inside a queue (default: 0)")
+    add("--max-retry", type=int, metavar="N", help="retries after the first run (default: 25)")
+    add("--timeout", type=a_duration, metavar="S", help="run time, such as 90 or 10m (default: 30m)")
+    add("--deadline", type=an_instant, metavar="WHEN", help="after it the job is not run any more")
+    add("--process-in", type=a_duration, metavar="S", help="delay, such as 90, 10m, 2h, 1d")
+    add("--process-at", type=an_instant, metavar="WHEN", help="such as 2030-01-31T09:00:00+00:00")
+    add("--task-id", metavar="ID", help="your own id (default: one is made)")
+    add("--unique-for", type=a_duration, metavar="S", help="refuse a second one for so long")
+    add("--unique-key", metavar="KEY", help="what makes it the same (default: queue, type and payload)")
+    add("--retention", type=a_duration, metavar="S", help="keep the completed job and its result (default: 0)")
+    add("--header", type=a_header, action="append", metavar="KEY=VALUE", help="may be repeated")
+    add("--create", action="store_true", help="create the database when it does not exist")
+
+
+def add_task(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add `task list|show|run|archive|delete|cancel|update`."""
+    task = add_group(commands, "task", "look at jobs and change them")
+    listing = add_command(
+        task, "list", _list, "print jobs in the order in which they were enqueued", "task list --state archived --type email:"
+    )
+    add_filters(listing)
+    listing.add_argument("--limit", type=a_count, default=DEFAULT_PAGE, metavar="N", help=f"at most N (default: {DEFAULT_PAGE})")
+    listing.add_argument("--after", metavar="ID", help="go on after this job: the last one of the page before")
+    show = add_command(task, "show", _show, "print jobs, each with payload, result and attempts", "task show 3f1c-12-0badcafe")
+    show.add_argument("ids", metavar="ID", nargs="+")
+    for name in _OPERATIONS:
+        command = add_command(task, name, _change, _HELP[name], _EXAMPLES[name])
+        command.set_defaults(operation=name)
+        command.add_argument("ids", metavar="ID", nargs="*", help="jobs; or choose all of a state with --state")
+        add_filters(command)
+        command.add_argument("--yes", action="store_true", help="do not ask before many are changed")
+    _add_update(task)
+
+
+def _add_update(task: "argparse._SubParsersAction[Any]") -> None:
+    update = add_command(
+        task,
+        "update",
+        _update,
+        "change jobs that do not run",
+        "task update 3f1c-12-0badcafe --queue critical --priority 5\ntask update 3f1c-12-0badcafe --process-in 1h",
+    )
+    update.add_argument("ids", metavar="ID", nargs="+")
+    add = update.add_argument_group("what changes").add_argument
+    add("--payload", type=json_text, default=_NOT_GIVEN, metavar="JSON", help="another payload; - reads standard input")
+    add("--queue", metavar="NAME", help="move to this queue")
+    add("--priority", type=int, metavar="N", help="higher first inside a queue")
+    add("--process-in", type=a_duration, metavar="S", help="seconds from now, or such as 10m, 2h; 0 for now")
+    add("--process-at", type=an_instant, metavar="WHEN", help="such as 2030-01-31T09:00:00+00:00")
+    add("--deadline", type=_deadline, default=_NOT_GIVEN, metavar="WHEN", help="another deadline, or none")
+
+
+def _deadline(text: str) -> datetime | None:
+    return None if text == "none" else an_instant(text)
+
+
+# --- enqueue ----------------------------------------------------------------------------------------------------------
+
+
+_ENQUEUE_OPTIONS = (
+    "queue", "priority", "max_retry", "timeout", "deadline", "process_in", "process_at", "task_id", "unique_for", "unique_key",
+    "retention",
+)  # fmt: skip
+
+
+def _enqueue(arguments: argparse.Namespace) -> int:
+    options = {name: getattr(arguments, name) for name in _ENQUEUE_OPTIONS if getattr(arguments, name) is not None}
+    if arguments.header:
+        options["headers"] = dict(arguments.header)
+    task = Task(arguments.type, arguments.payload, **options)
+    with opened(arguments, create=arguments.create) as (queue, _):
+        info = queue.enqueue(task)
+    if wants_json(arguments):
+        output.print_json(output.members_of(info))
+    else:
+        print(f"{output.printable(info.id)}  {info.state} in {output.printable(info.queue)}")
+    return 0
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    filters = filters_of(arguments)
+    with opened(arguments) as (_, inspector):
+        if arguments.queue is not None:
+            check_queue(inspector, arguments.queue)
+        try:
+            infos = inspector.tasks(arguments.state, limit=arguments.limit, after=arguments.after, **filters)
+        except UnknownJob as error:
+            raise Refused(f"{error}{did_you_mean_id(inspector, error.job_id)}") from error
+    following = infos[-1].id if len(infos) == arguments.limit else None
+    if wants_json(arguments):
+        output.print_json({"tasks": [output.members_of(info) for info in infos], "after": following})
+        return 0
+    _print_list(infos, arguments.state)
+    if following is not None:
+        print(f"\nThere may be more: --after {output.printable(following)}")
+    return 0
+
+
+def _print_list(infos: Sequence[TaskInfo], state: State | None) -> None:
+    """Print jobs with what tells most: the state where all are listed, the tries of those that failed."""
+    columns: dict[str, Callable[[TaskInfo], str]] = {"id": lambda info: info.id}
+    if state is None:
+        columns = {"state": lambda info: info.state, **columns}
+    columns |= {"type": lambda info: info.type, "queue": lambda info: info.queue}
+    if state in (State.RETRY, State.ARCHIVED):
+        columns["retries"] = lambda info: f"{info.retry_count}/{info.max_retry}"
+    columns |= {
+        "when" if state is None else _WHEN[state]: _when,
+        "error" if state in (State.RETRY, State.ARCHIVED) else "payload": _gist,
+    }
+    names = list(columns)
+    output.print_table(
+        names,
+        [[show(info) for show in columns.values()] for info in infos],
+        empty="no jobs" if state is None else f"no {state} jobs",
+        left=[i for i, name in enumerate(names) if name in ("state", "id", "type", "queue", "payload", "error")],
+        whole=[i for i, name in enumerate(names) if name not in ("type", "queue")],
+        colours=[] if state is not None else [info.state for info in infos],
+    )
+
+
+_WHEN = {
+    State.PENDING: "due",
+    State.SCHEDULED: "due",
+    State.RETRY: "due",
+    State.ACTIVE: "started",
+    State.ARCHIVED: "archived",
+    State.COMPLETED: "completed",
+    State.CANCELLED: "cancelled",
+    State.AGGREGATING: "enqueued",
+    State.BLOCKED: "enqueued",
+}
+"""What the instant is that is shown for jobs of a state."""
+
+
+def _when(info: TaskInfo) -> str:
+    """Return the instant that matters most in its state, seen from now."""
+    if info.state is State.ACTIVE and info.started_at is not None:
+        return output.briefly(info.started_at)
+    return output.briefly(info.completed_at or info.next_process_at or info.enqueued_at)
+
+
+def _gist(info: TaskInfo) -> str:
+    """Return what tells a job from its neighbours: the last error where it failed, else its payload."""
+    if info.last_error and info.state in (State.ARCHIVED, State.RETRY):
+        return info.last_error
+    return "" if info.payload is None else output.one_line(info.payload)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    shown: list[tuple[TaskInfo, list[Attempt]]] = []
+    failed = 0
+    with opened(arguments) as (_, inspector):
+        for job_id in arguments.ids:
+            try:
+                shown.append((inspector.task(job_id), inspector.attempts(job_id)))
+            except UnknownJob as error:
+                failed += _complain(inspector, error, job_id)
+    if wants_json(arguments):
+        members = [
+            {**output.members_of(info), "attempts": [output.members_of_attempt(attempt) for attempt in attempts]}
+            for info, attempts in shown
+        ]
+        output.print_json(members[0] if len(arguments.ids) == 1 and members else members)
+    else:
+        for position, (info, attempts) in enumerate(shown):
+            print("\n" if position else "", end="")
+            _print_job(info, attempts)
+    return 1 if failed else 0
+
+
+def _print_job(info: TaskInfo, attempts: Sequence[Attempt]) -> None:
+    output.print_fields(
+        [
+            ("job", info.id),
+            ("type", info.type),
+            ("queue", info.queue),
+            ("state", info.state),
+            ("priority", f"{info.priority}"),
+            ("retries", f"{info.retry_count} of {info.max_retry}"),
+            ("timeout", "" if info.timeout is None else output.duration(info.timeout)),
+            ("deadline", _moment(info.deadline)),
+            ("enqueued", _moment(info.enqueued_at)),
+            ("due", _moment(info.next_process_at)),
+            ("started", _moment(info.started_at)),
+            ("ended", _moment(info.completed_at)),
+            ("worker", info.worker or ""),
+            ("group", info.group or ""),
+            ("progress", _progress(info)),
+            ("last error", info.last_error or ""),
+        ]
+    )
+    for title, value in (("headers", dict(info.headers) or None), ("payload", info.payload), ("result", info.result)):
+        if value is not None:
+            output.print_block(title, json.dumps(value, indent=2, ensure_ascii=False))
+    for attempt in attempts:
+        _print_attempt(attempt)
+
+
+def _moment(moment: datetime | None) -> str:
+    return "" if moment is None else f"{output.instant(moment)} ({output.from_now(moment)})"
+
+
+def _progress(info: TaskInfo) -> str:
+    if info.progress is None:
+        return ""
+    return f"{info.progress.fraction:.0%}" + (f", {info.progress.note}" if info.progress.note else "")
+
+
+def _print_attempt(attempt: Attempt) -> None:
+    title = f"attempt {attempt.number}, {output.instant(attempt.started_at)}, after {output.duration(attempt.duration)}"
+    text = attempt.traceback or ""
+    if attempt.error not in text:  # it is the traceback's last line already
+        text = f"{text}\n{attempt.error}".strip()
+    output.print_block(title, f"{text}\n(worker {attempt.worker})")
+
+
+# --- changing ---------------------------------------------------------------------------------------------------------
+
+
+def _change(arguments: argparse.Namespace) -> int:
+    operation = _OPERATIONS[arguments.operation]
+    filters = filters_of(arguments)
+    chosen = arguments.state is not None or bool(filters)
+    if bool(arguments.ids) == chosen:
+        raise Misused(f"give either ids, or --state with filters: which jobs is `task {operation.verb}` about?")
+    if chosen and arguments.state is None:
+        raise Misused(f"give --state too, so that it is clear which jobs to {operation.verb}")
+    with opened(arguments) as (_, inspector):
+        if chosen:
+            return _change_all(arguments, inspector, operation, filters)
+        return _change_each(arguments, inspector, operation.done, lambda job_id: operation.one(inspector, job_id))
+
+
+def _change_all(arguments: argparse.Namespace, inspector: Inspector, operation: _Operation, filters: dict[str, Any]) -> int:
+    if arguments.queue is not None:
+        check_queue(inspector, arguments.queue)
+    state = arguments.state
+    matched = inspector.count(state, **filters)
+    if matched and operation.asks:
+        confirm(f"{operation.verb} {output.plural(matched, f'{state} job')}", arguments)
+    changed = operation.all(inspector, state, **filters)
+    if wants_json(arguments):
+        output.print_json({"matched": matched, "changed": changed})
+    elif not matched and not changed:
+        print(f"no {state} job matches")
+    else:
+        done = "asked to end" if operation.verb == "cancel" and state is State.ACTIVE else operation.done
+        left = f", of {matched:,} that matched" if changed < matched else ""
+        print(f"{output.plural(changed)} {done}{left}")
+    return 0
+
+
+def _change_each(arguments: argparse.Namespace, inspector: Inspector, done: str, change: Callable[[str], TaskInfo | None]) -> int:
+    """Change the jobs one by one; what cannot be done is told on standard error, and the others are changed."""
+    failed = 0
+    results = []
+    for job_id in arguments.ids:
+        try:
+            info = change(job_id)
+        except (UnknownJob, WrongState, DuplicateTask) as error:
+            failed += _complain(inspector, error, job_id)
+            continue
+        results.append({"id": job_id, "state": None if info is None else info.state})
+        if not wants_json(arguments):
+            word = "asked to end" if done == "cancelled" and info is not None and info.state is State.ACTIVE else done
+            print(f"{output.printable(job_id)}: {word}")
+    if wants_json(arguments):
+        output.print_json(results)
+    return 1 if failed else 0
+
+
+def _complain(inspector: Inspector, error: FireforgetError, job_id: str) -> int:
+    hint = did_you_mean_id(inspector, job_id) if isinstance(error, UnknownJob) else ""
+    message = f"no job {job_id!r} is stored{hint}" if hint else str(error)
+    print(f"fireforget: {output.printable(message)}", file=sys.stderr)
+    return 1
+
+
+def _update(arguments: argparse.Namespace) -> int:
+    named = {name: getattr(arguments, name) for name in ("queue", "priority", "process_in", "process_at")}
+    changes = {name: value for name, value in named.items() if value is not None}
+    removable = {name: getattr(arguments, name) for name in ("payload", "deadline")}
+    changes |= {name: value for name, value in removable.items() if value is not _NOT_GIVEN}
+    if not changes:
+        raise Misused("give what is to change: --payload, --queue, --priority, --process-in, --process-at or --deadline")
+    with opened(arguments) as (_, inspector):
+        return _change_each(arguments, inspector, "updated", lambda job_id: inspector.update(job_id, **changes))

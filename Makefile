@@ -32,6 +32,9 @@ check: test lint types ## all of it: tests, style, types
 demo: ## watch real work flow through a queue
 	$(PYTHON) -m fireforget demo
 
+torture: $(VENV)/.test ## kill everything for SECONDS (default 1800) and compare the ledger; prints its figures
+	$(BIN)/python tests/torture/storm.py --seconds $(or $(SECONDS),1800)
+
 bench: ## measure every figure, beside the peers; writes docs/benchmarks.md
 	$(PYTHON) bench/run.py
 

@@ -108,6 +108,10 @@ class Claims:
         """Close the connection."""
         self._own.close()
 
+    def close_thread(self) -> None:
+        """Close the calling thread's connection; another thread goes on with one of its own."""
+        self._own.close_thread()
+
     # --- this worker's row --------------------------------------------------------------------------------------------
 
     def register(self, name: str, lock_file: str, weights: dict[str, int], concurrency: int, threads: int) -> None:

@@ -142,7 +142,9 @@ def an_instant(text: str) -> datetime:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no instant: give such as 2030-01-31T09:00:00+00:00") from None
     if moment.utcoffset() is None:
-        raise argparse.ArgumentTypeError(f"{text!r} names no instant: add the offset from UTC, such as {text}+00:00 or {text}Z")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} names no instant: add the offset from UTC, such as {moment.isoformat()}+00:00"
+        )
     return moment
 
 

@@ -114,10 +114,15 @@ def from_now(moment: datetime, now: datetime | None = None) -> str:
 def briefly(moment: datetime, now: datetime | None = None) -> str:
     """Return an instant seen from now in its largest unit, for tables: "in 5m", "3h ago"."""
     seconds = (moment - (now or datetime.now(UTC))).total_seconds()
-    size = abs(seconds)
-    unit, divisor = next((u, d) for u, d in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)) if size >= d or d == 1)
-    text = f"{size / divisor:.0f}{unit}"
-    return f"in {text}" if seconds > 0 else f"{text} ago"
+    return f"in {age(seconds)}" if seconds > 0 else f"{age(-seconds)} ago"
+
+
+def age(seconds: float) -> str:
+    """Return a duration in its largest unit, for tables: "0.4s", "42s", "5m", "3h", "12d"."""
+    if seconds < 10:
+        return f"{seconds:.1f}s" if seconds >= 0.05 else "0s"
+    unit, divisor = next((u, d) for u, d in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)) if seconds >= d)
+    return f"{seconds // divisor:.0f}{unit}"
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def _print_stats(arguments: argparse.Namespace, inspector: Inspector) -> None:
 def _print_queues(queues: Sequence[QueueStats]) -> None:
     states = [state for state in _IN_ORDER if any(q.counts[state] for q in queues)] or list(_IN_ORDER[:3])
     rows = [
-        [q.name + (" (paused)" if q.paused else ""), *(f"{q.counts[state]}" for state in states), output.duration(q.latency)]
+        [q.name + (" (paused)" if q.paused else ""), *(f"{q.counts[state]}" for state in states), output.age(q.latency)]
         for q in queues
     ]
     colours = ["paused" if q.paused else "" for q in queues]
@@ -238,5 +238,5 @@ def _workers(arguments: argparse.Namespace) -> int:
 
 def _row(worker: WorkerInfo) -> list[str]:
     queues = ",".join(f"{name}={weight}" for name, weight in worker.queues.items())
-    up = output.from_now(worker.started_at).removesuffix(" ago").removeprefix("in ")
+    up = output.briefly(worker.started_at).removesuffix(" ago").removeprefix("in ")
     return [worker.name, f"{worker.pid}", f"{worker.concurrency}", f"{worker.threads}", f"{worker.active}", up, queues]

@@ -463,6 +463,9 @@ _RELEASED_KEY = (
     f"ELSE '{RELEASED}' || n || ':' || unique_key END"
 )
 
+_ARCHIVED_BY_HAND = "archived by hand"
+_CANCELLED_BY_HAND = "cancelled before it ran"
+
 # An ended job begins anew: all its retries, no result of the run before. The attempts stay, and later ones are numbered on.
 RUN_JOB = f"""
 UPDATE fireforget_job
@@ -470,6 +473,7 @@ SET state = {PENDING},
     due = :now,
     retry_count = CASE WHEN {_ENDED_TERM} THEN 0 ELSE retry_count END,
     worker_deaths = CASE WHEN {_ENDED_TERM} THEN 0 ELSE worker_deaths END,
+    last_error = CASE WHEN last_error NOT IN ('{_ARCHIVED_BY_HAND}', '{_CANCELLED_BY_HAND}') THEN last_error END,
     result = CASE WHEN {_ENDED_TERM} THEN NULL ELSE result END,
     progress = CASE WHEN {_ENDED_TERM} THEN NULL ELSE progress END,
     progress_note = CASE WHEN {_ENDED_TERM} THEN NULL ELSE progress_note END,
@@ -505,8 +509,8 @@ SET state = {{state}}, completed_at = :now, expires_at = NULL, last_error = coal
     cancel_requested_at = NULL, unique_key = {_RELEASED_KEY}
 WHERE n = :n
 """
-_SHELVE_JOB = _END_JOB.format(state=ARCHIVED, why="archived by hand")
-_CALL_OFF_JOB = _END_JOB.format(state=CANCELLED, why="cancelled before it ran")
+_SHELVE_JOB = _END_JOB.format(state=ARCHIVED, why=_ARCHIVED_BY_HAND)
+_CALL_OFF_JOB = _END_JOB.format(state=CANCELLED, why=_CANCELLED_BY_HAND)
 
 # The worker that runs it sees this in the commit's notice; the first request counts.
 _REQUEST_CANCEL = "UPDATE fireforget_job SET cancel_requested_at = coalesce(cancel_requested_at, :now) WHERE n = :n"

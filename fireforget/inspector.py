@@ -363,7 +363,7 @@ class Inspector:
 
     def similar_ids(self, job_id: str) -> list[str]:
         """Return ids of stored jobs that look like this one: with the same number, or that begin alike; for mistyped ids."""
-        number = re.search(r"(?:^|-)(\d{1,18})(?:-|$)", job_id)
+        number = re.search(r"^(?:[^-]*-)?(\d{1,18})(?:-|$)", job_id)  # generated ids are tag-number-nonce
         with self._reading() as connection:
             same = connection.execute(_sql.IDS_OF_NUMBER, {"n": int(number[1])}).fetchall() if number else []
             alike = connection.execute(_sql.TASK_IDS_LIKE, {"beginning": job_id[:2], "most": 200}).fetchall()

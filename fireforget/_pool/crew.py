@@ -121,7 +121,7 @@ class Crew:
 
     def moments(self, now: float) -> Iterator[float]:
         """Yield when the crew wants attention though nobody has said anything, in monotonic seconds."""
-        if not self.stopping and self.count() < self._settings.concurrency:
+        if self._can_fork():
             yield self._fork_at
         for child in self:
             if child.forbidden_since is not None:
@@ -167,8 +167,13 @@ class Crew:
 
     def fork_missing(self) -> None:
         """Ask for as many children as are missing, unless they have just failed to start."""
-        while not self.stopping and self.count() < self._settings.concurrency and time.monotonic() >= self._fork_at:
+        while self._can_fork() and time.monotonic() >= self._fork_at:
             self._fork_one()
+
+    def _can_fork(self) -> bool:
+        """Children that retire keep their slot until they have ended, and there are only so many."""
+        missing = self.count() < self._settings.concurrency and len(self._children) < self._board.slots
+        return missing and not self.stopping
 
     def _fork_one(self) -> None:
         slot_number = next(number for number in range(self._board.slots) if number not in self._children)
@@ -429,3 +434,8 @@ class Crew:
         for child in self:
             for row in self._take(child, list(child.jobs)):
                 self.verdicts.put_back(row)
+
+    def close(self) -> None:
+        """Close the channels of whoever is left."""
+        for child in self:
+            child.mailbox.close()

@@ -98,6 +98,9 @@ class Supervisor:
             self._board.remove()
             raise
         self._assemble()
+        self._claims.close_thread()  # the loop may run on another thread than this
+        if self._queue is not given:
+            self._queue._database.close_thread()
 
     def _sign_in(self) -> None:
         queue, settings = self._queue, self._settings
@@ -381,6 +384,7 @@ class Supervisor:
         if self._bookkeeper is not None:
             self._bookkeeper.stop()
         self._notice.close()
+        self._crew.close()
         for descriptor in (self._wake_read, self._wake_write):
             os.close(descriptor)
         self._sign_off()

@@ -1,0 +1,644 @@
+"""Steering a queue: run, archive, delete, cancel and update jobs, one or many, beside workers; pause and delete queues."""
+
+import pickle
+import threading
+from datetime import UTC, datetime
+from time import perf_counter
+
+import pytest
+
+from fireforget import Inspector, State, Task, _sql
+from fireforget import inspector as module
+from fireforget._claims import Claims, Settlement
+from fireforget.errors import DuplicateTask, InvalidOption, InvalidPayload, StoreBusy, UnknownJob
+from fireforget.inspector import JobActive, QueueNotEmpty, UnknownQueue, WrongState
+
+ENDED = ("archived", "cancelled", "completed")
+
+
+@pytest.fixture
+def inspector(queue):
+    return Inspector(queue)
+
+
+@pytest.fixture
+def claims(queue, clock):
+    """A worker's side of the file, registered; closed at the end."""
+    claims = Claims(queue._database, lambda type: True, ["default", "low"], clock)
+    claims.register("worker-1", "/tmp/worker-1.lock", {"default": 3, "low": 1}, 2, 1)
+    yield claims
+    claims.close()
+
+
+def claim(claims, most=100):
+    with claims.transaction():
+        return claims.claim("default", ["t"], most)
+
+
+def settle(claims, **ends):
+    with claims.transaction():
+        return claims.settle(Settlement(**ends))
+
+
+def fence(claims, row):
+    return row[0], claims.worker, row[1]
+
+
+@pytest.fixture
+def job_in(queue, claims, sql, clock):
+    """Store a job in a state, brought there as it would be in life; returns its id."""
+
+    def job_in(state, **options):
+        later = {"process_in": 60} if state == "scheduled" else {}
+        info = queue.enqueue(Task("t", {"a": 1}), retention=60, **later, **options)
+        if state in ("aggregating", "blocked"):
+            sql(
+                "UPDATE fireforget_job SET state = ?, group_name = 'g' WHERE n = ?",
+                (_sql.number_of(State(state)), number(info.id)),
+            )
+        if state not in ("active", "retry", "archived", "completed", "cancelled"):
+            return info.id
+        (row,) = [row for row in claim(claims) if row[0] == number(info.id)]
+        now, mine = clock(), fence(claims, row)
+        if state == "retry":
+            settle(
+                claims,
+                attempts=[(now, 0.5, "ValueError: no", "trace", *mine)],
+                retried=[(now + 60, 1, "ValueError: no", now, *mine)],
+            )
+        elif state == "archived":
+            settle(claims, attempts=[(now, 0.5, "ValueError: no", "trace", *mine)], archived=[(now, "ValueError: no", *mine)])
+        elif state == "completed":
+            settle(claims, completed=[(now, now, now + 60, '"done"', None, *mine)])
+        elif state == "cancelled":
+            settle(claims, cancelled=[(now, "cancelled while it ran", *mine)])
+        return info.id
+
+    def number(job_id):
+        return (
+            sql("SELECT n FROM fireforget_job WHERE task_id = ?", (job_id,))[0][0]
+            if "-" not in job_id
+            else int(job_id.split("-")[1])
+        )
+
+    return job_in
+
+
+# --- run ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["scheduled", "retry", "archived", "cancelled", "completed", "aggregating"])
+def test_a_job_that_is_run_is_pending_now_and_can_be_claimed(inspector, job_in, claims, clock, state):
+    """From whatever state it may be run: due at once, not past, so that it does not overtake what waits."""
+    job_id = job_in(state)
+    clock.advance(5)
+    info = inspector.run(job_id)
+    assert (info.state, info.next_process_at.timestamp(), info.completed_at, info.group) == ("pending", clock.now, None, None)
+    assert len(claim(claims)) == 1
+
+
+@pytest.mark.parametrize("state", ENDED)
+def test_a_job_that_ended_begins_anew_and_keeps_its_history(inspector, queue, claims, clock, job_in, sql, state):
+    """All its retries, no result of the run before, no expiry; its attempts stay, and later ones are numbered on."""
+    job_id = job_in(state)
+    sql("UPDATE fireforget_job SET retry_count = 25, worker_deaths = 2, progress = 1.0, result = '1', cancel_requested_at = 1")
+    info = inspector.run(job_id)
+    assert (info.retry_count, info.result, info.progress, info.started_at) == (0, None, None, None)
+    assert sql("SELECT worker_deaths, expires_at, cancel_requested_at FROM fireforget_job") == [(0, None, None)]
+    before = len(inspector.attempts(job_id))
+    assert before == (state == "archived")
+    (row,) = claim(claims)
+    settle(claims, attempts=[(clock(), 1.0, "E", None, *fence(claims, row))], archived=[(clock(), "E", *fence(claims, row))])
+    assert [attempt.number for attempt in inspector.attempts(job_id)] == list(range(1, before + 2))
+
+
+def test_a_job_in_retry_is_run_with_the_retries_it_has_left(inspector, job_in):
+    """It only comes earlier."""
+    info = inspector.run(job_in("retry"))
+    assert (info.retry_count, info.last_error) == (1, "ValueError: no")
+
+
+def test_running_what_cannot_be_run_says_why_and_what_to_do(inspector, job_in, queue, clock):
+    """The state is in the message and in the error; nothing is changed."""
+    with pytest.raises(WrongState, match=r"is pending: .*worker"):
+        inspector.run(job_in("pending"))
+    with pytest.raises(JobActive, match="is active: it runs already") as caught:
+        inspector.run(job_in("active"))
+    assert (caught.value.state, pickle.loads(pickle.dumps(caught.value)).state) == ("active", "active")
+    with pytest.raises(WrongState, match="is blocked: it waits for other jobs"):
+        inspector.run(job_in("blocked"))
+    with pytest.raises(UnknownJob):
+        inspector.run("never was")
+
+
+def test_a_job_past_its_deadline_is_not_run(inspector, queue, clock):
+    """It would only be archived again; another deadline, or none, lets it run."""
+    info = queue.enqueue(Task("t"), process_in=60, deadline=datetime.fromtimestamp(clock.now + 10, UTC))
+    inspector.archive(info.id)
+    clock.advance(10)
+    with pytest.raises(WrongState, match="its deadline has passed"):
+        inspector.run(info.id)
+    assert inspector.run_all("archived") == 0
+    assert inspector.update(info.id, deadline=None).timeout == 1800
+    assert inspector.run(info.id).deadline is None
+
+
+def test_a_job_that_is_run_takes_its_unique_key_again_or_says_no(inspector, queue, clock):
+    """While its unique_for lasts: two jobs with one key never wait at the same time."""
+    first = queue.enqueue(Task("t"), unique_for=60, unique_key="k")
+    inspector.archive(first.id)
+    second = queue.enqueue(Task("t"), unique_for=60, unique_key="k")
+    with pytest.raises(DuplicateTask) as caught:
+        inspector.run(first.id)
+    assert (caught.value.existing_id, inspector.task(first.id).state) == (second.id, "archived")
+    assert inspector.run_all("archived") == 0
+    inspector.cancel(second.id)
+    assert inspector.run_all("archived") == 1
+    with pytest.raises(DuplicateTask):
+        queue.enqueue(Task("t"), unique_for=60, unique_key="k")
+    with pytest.raises(DuplicateTask):
+        inspector.run(second.id)
+    inspector.archive(first.id)
+    clock.advance(61)
+    assert inspector.run(first.id).state == inspector.run(second.id).state == "pending"
+
+
+# --- archive, cancel, delete ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", sorted(module.ARCHIVABLE))
+def test_an_archived_job_stays_until_a_person_takes_it_out(inspector, job_in, sql, clock, state):
+    """With the instant and a reason; a completed one does not expire any more."""
+    clock.advance(5)
+    info = inspector.archive(job_in(state))
+    assert (info.state, info.completed_at.timestamp(), info.next_process_at) == ("archived", clock.now, None)
+    assert info.last_error == {"retry": "ValueError: no", "cancelled": "cancelled while it ran"}.get(state, "archived by hand")
+    assert sql("SELECT expires_at FROM fireforget_job") == [(None,)]
+    with pytest.raises(WrongState, match="is archived: run or delete it"):
+        inspector.archive(info.id)
+    assert inspector.run(info.id).last_error != "archived by hand"
+
+
+@pytest.mark.parametrize("state", ["pending", "scheduled", "retry", "aggregating", "blocked"])
+def test_a_waiting_job_is_cancelled_at_once(inspector, queue, claims, job_in, state):
+    """It never runs, and its unique key is free."""
+    job_id = job_in(state, unique_for=60, unique_key="k")
+    assert inspector.cancel(job_id).state == "cancelled"
+    assert claim(claims) == []
+    queue.enqueue(Task("t"), unique_for=60, unique_key="k")
+
+
+def test_a_running_job_is_asked_to_end(inspector, job_in, claims, sql, clock):
+    """Its worker sees the request; the first one counts, and the outcome is the worker's to write."""
+    job_id = job_in("active")
+    assert inspector.cancel(job_id).state == "active"
+    ((n, number),) = claims.cancel_requests()
+    clock.advance(1)
+    inspector.cancel(job_id)
+    assert sql("SELECT cancel_requested_at FROM fireforget_job") == [(clock.now - 1,)]
+    settle(claims, cancelled=[(clock(), "cancelled while it ran", n, claims.worker, number)])
+    assert inspector.task(job_id).state == "cancelled"
+    with pytest.raises(WrongState, match="is cancelled: it has ended already"):
+        inspector.cancel(job_id)
+
+
+@pytest.mark.parametrize("state", sorted(module.DELETABLE))
+def test_a_deleted_job_leaves_nothing_behind(inspector, queue, job_in, sql, state):
+    """Its attempts go too, its id and its unique key are free."""
+    job_id = job_in(state, task_id="own", unique_for=60, unique_key="k")
+    inspector.delete(job_id)
+    assert sql("SELECT count(*) FROM fireforget_job") == sql("SELECT count(*) FROM fireforget_attempt") == [(0,)]
+    queue.enqueue(Task("t"), task_id="own", unique_for=60, unique_key="k")
+    with pytest.raises(UnknownJob):
+        inspector.delete("gone")
+
+
+def test_a_running_job_is_neither_archived_nor_deleted_nor_updated(inspector, job_in):
+    """It is its worker's; the message says to cancel it."""
+    job_id = job_in("active")
+    for change in (inspector.archive, inspector.delete, lambda job_id: inspector.update(job_id, priority=1)):
+        with pytest.raises(JobActive, match="is active: cancel it, or wait"):
+            change(job_id)
+    for change in (inspector.archive_all, inspector.delete_all, inspector.run_all):
+        with pytest.raises(InvalidOption, match="jobs in this state cannot be"):
+            change("active")
+    assert inspector.task(job_id).state == "active"
+
+
+# --- update ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_updated_in_what_is_given_and_nothing_else(inspector, queue, clock):
+    """Payload, queue, priority and time, in one transaction."""
+    info = queue.enqueue(Task("t", {"a": 1}), priority=3, headers={"h": "v"})
+    moved = inspector.update(info.id, queue="low", process_in=60)
+    assert (moved.queue, moved.state, moved.payload, moved.priority) == ("low", "scheduled", {"a": 1}, 3)
+    assert moved.next_process_at.timestamp() == clock.now + 60
+    changed = inspector.update(info.id, payload=None, priority=-1)
+    assert (changed.payload, changed.priority, changed.state, dict(changed.headers)) == (None, -1, "scheduled", {"h": "v"})
+    assert inspector.update(info.id, process_at=datetime.fromtimestamp(clock.now - 5, UTC)).state == "pending"
+
+
+def test_a_job_in_retry_stays_so_at_another_time(inspector, job_in):
+    """Its next run is still a retry; one that is due now is pending."""
+    job_id = job_in("retry")
+    assert inspector.update(job_id, process_in=5).state == "retry"
+    assert inspector.update(job_id, process_in=0).state == "pending"
+
+
+def test_an_archived_job_is_mended_and_then_run(inspector, job_in):
+    """A payload that could not work is what often put it there; a time makes no sense for it."""
+    job_id = job_in("archived")
+    assert inspector.update(job_id, payload={"a": 2}).state == "archived"
+    with pytest.raises(WrongState, match="is archived: it does not wait for a time"):
+        inspector.update(job_id, process_in=5)
+    assert inspector.run(job_id).payload == {"a": 2}
+
+
+def test_an_update_is_checked_like_a_task(inspector, open_queue, job_in):
+    """What is wrong is refused before anything is changed."""
+    job_id = job_in("pending")
+    for wrong in ({"queue": " "}, {"priority": "1"}, {"process_at": datetime(2030, 1, 1)}, {"process_in": -1}, {}):
+        with pytest.raises(InvalidOption):
+            inspector.update(job_id, **wrong)
+    with pytest.raises(InvalidPayload):
+        inspector.update(job_id, payload={1, 2})
+    with pytest.raises(InvalidPayload, match="max_payload is 10"):
+        Inspector(open_queue(max_payload=10)).update(job_id, payload="x" * 10)
+    with pytest.raises(WrongState, match="is completed"):
+        inspector.update(job_in("completed"), priority=1)
+    assert inspector.task(job_id).payload == {"a": 1}
+
+
+def test_a_unique_key_follows_the_payload_and_the_queue(inspector, queue):
+    """A key that stands for both is another one then, and may be taken; a key of the caller's own stays."""
+    first = queue.enqueue(Task("t", 1), unique_for=60)
+    inspector.update(first.id, payload=2)
+    second = queue.enqueue(Task("t", 1), unique_for=60)
+    with pytest.raises(DuplicateTask) as caught:
+        inspector.update(second.id, payload=2)
+    assert (caught.value.existing_id, inspector.task(second.id).payload) == (first.id, 1)
+    inspector.archive(second.id)
+    inspector.update(second.id, payload=2)
+    with pytest.raises(DuplicateTask):
+        inspector.run(second.id)
+    own = queue.enqueue(Task("t"), unique_for=60, unique_key="k")
+    inspector.update(own.id, payload=5)
+    with pytest.raises(DuplicateTask):
+        queue.enqueue(Task("t"), unique_for=60, unique_key="k")
+
+
+def test_what_a_foreign_program_stored_survives_an_update_of_something_else(inspector, queue, sql):
+    """Even a payload that is not text."""
+    sql("INSERT INTO fireforget_enqueue (type, task_id, payload) VALUES ('t', 'd', CAST(x'22ff22' AS TEXT))")
+    inspector.update("d", priority=2)
+    assert sql("SELECT CAST(payload AS BLOB), priority FROM fireforget_job") == [(b'"\xff"', 2)]
+
+
+# --- beside workers -------------------------------------------------------------------------------------------------------
+
+CHANGES = {
+    "archive": lambda inspector, job_id: inspector.archive(job_id),
+    "delete": lambda inspector, job_id: inspector.delete(job_id),
+    "update": lambda inspector, job_id: inspector.update(job_id, queue="elsewhere"),
+    "cancel": lambda inspector, job_id: inspector.cancel(job_id),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_and_a_claim_at_the_same_moment_have_one_winner(queue, inspector, claims, sql, name):
+    """Either the worker has the job and the change says so, or the change is done and the worker has not got it."""
+    ids = [info.id for info in queue.enqueue_many([Task("t")] * 60)]
+    refused = []
+    claimed = []
+    start = threading.Barrier(2)
+
+    def work():
+        start.wait()
+        while rows := claim(claims, 1):
+            claimed.extend(rows)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    start.wait()
+    asked = 0
+    for job_id in reversed(ids):
+        try:
+            info = CHANGES[name](inspector, job_id)
+            asked += name == "cancel" and info.state is State.ACTIVE
+        except JobActive:
+            refused.append(job_id)
+    worker.join()
+    claimed_ids = {f"{queue._tag}-{row[0]}-{row[10]:08x}" for row in claimed}
+    if name == "cancel":
+        assert asked == len(claimed_ids) and len(claims.cancel_requests()) == asked
+    else:
+        assert set(refused) == claimed_ids
+    assert sql("SELECT count(*) FROM fireforget_job WHERE state = 3") == [(len(claimed_ids),)]
+
+
+def test_a_change_waits_for_the_transaction_that_claims_and_then_says_no(queue, inspector, claims):
+    """What counts is the state at the moment of the write, not of a look before it."""
+    info = queue.enqueue(Task("t"))
+    in_transaction, told = threading.Event(), []
+
+    def archive():
+        in_transaction.wait()
+        with pytest.raises(JobActive) as caught:
+            inspector.archive(info.id)
+        told.append(caught.value.state)
+
+    thread = threading.Thread(target=archive)
+    thread.start()
+    with claims.transaction():
+        in_transaction.set()
+        claims.claim("default", ["t"], 1)
+        thread.join(0.1)
+        assert not told
+    thread.join()
+    assert told == ["active"]
+
+
+def test_a_late_result_of_a_job_that_was_taken_away_is_discarded(queue, inspector, claims, clock, job_in):
+    """A job that came back and was archived by hand is not touched by its old run."""
+    info = queue.enqueue(Task("t"))
+    (row,) = claim(claims)
+    settle(claims, put_back=[fence(claims, row)])
+    inspector.archive(info.id)
+    inspector.run(info.id)
+    (again,) = claim(claims)
+    assert settle(claims, removed=[fence(claims, row)]) == 1
+    assert settle(claims, removed=[fence(claims, again)]) == 0
+
+
+# --- many jobs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many(queue, sql):
+    """Jobs 1 to 60: two types, two queues, half of them archived with two errors, at two instants."""
+    queue.enqueue_many(
+        [Task(("a:x", "a:y", "b")[n % 3], {"n": n % 4, "flag": True}, queue=("default", "low")[n % 2]) for n in range(60)]
+    )
+    sql("UPDATE fireforget_job SET state = 6, completed_at = 1800000000.0 - n, last_error = 'E: ' || (n % 2) WHERE n <= 30")
+    sql("INSERT INTO fireforget_attempt VALUES (1, 1, 0.0, 0.0, 'w', 'E', NULL)")
+
+
+FILTERS = {
+    "all": ({}, "1"),
+    "queue": ({"queue": "low"}, "queue = 'low'"),
+    "type": ({"type": "a:x"}, "type = 'a:x'"),
+    "type prefix": ({"type": "a:"}, "type LIKE 'a:%'"),
+    "error": ({"error": ": 1"}, "last_error LIKE '%: 1%'"),
+    "age": ({"older_than": 10}, "completed_at <= 1799999990"),
+    "payload": ({"payload": {"n": 3, "flag": True}}, "payload LIKE '%\"n\":3%'"),
+    "several": (
+        {"queue": "low", "type": "a:y", "payload": {"n": 1}},
+        "queue = 'low' AND type = 'a:y' AND payload LIKE '%\"n\":1%'",
+    ),
+    "payload, as JSON tells it": ({"payload": {"n": True}}, "0"),
+    "nothing": ({"type": "c"}, "0"),
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_jobs_are_chosen_by_what_all_filters_say(inspector, many, sql, name):
+    """Listed, counted and changed alike."""
+    filters, where = FILTERS[name]
+    expected = [n for (n,) in sql(f"SELECT n FROM fireforget_job WHERE state = 6 AND {where} ORDER BY n")]
+    assert bool(expected) == (where != "0")
+    listed = [int(info.id.split("-")[1]) for info in inspector.tasks("archived", **filters)]
+    assert (listed, inspector.count("archived", **filters)) == (expected, len(expected))
+    assert inspector.run_all("archived", **filters) == len(expected)
+    assert sql("SELECT count(*) FROM fireforget_job WHERE state = 6") == [(30 - len(expected),)]
+    assert sql("SELECT count(*) FROM fireforget_job WHERE n <= 30 AND state = 2 AND due = 1800000000.0") == [(len(expected),)]
+
+
+def test_many_jobs_are_deleted_archived_and_cancelled(inspector, many, sql, claims):
+    """The counts are of what was done; attempts of what was deleted go too."""
+    assert inspector.delete_all("archived", queue="default") == 15
+    assert sql("SELECT count(*) FROM fireforget_attempt") == [(0,)]
+    assert inspector.archive_all("pending", type="a:") == 20
+    assert inspector.cancel_all("pending", queue="low") == 5
+    claim_of_b = "UPDATE fireforget_job SET state = 3, worker = ? WHERE state = 2"
+    sql(claim_of_b, (claims.worker,))
+    assert inspector.cancel_all("active") == len(claims.cancel_requests()) == 5
+    assert {state: n for state, n in inspector.counts().items() if n} == {"archived": 35, "active": 5, "cancelled": 5}
+    assert inspector.counts("low")[State.CANCELLED] == 5
+
+
+def test_many_jobs_are_changed_in_transactions_of_at_most_a_thousand(queue, inspector, claims, sql, monkeypatch):
+    """A worker and producers get their turn in between, and what comes meanwhile is left alone."""
+    queue.enqueue_many([Task("t")] * 5000)
+    sizes, claimed = [], []
+
+    def rest(self, seconds, *, more):
+        sizes.append(
+            5000 - sum(sizes) - sql("SELECT count(*) FROM fireforget_job WHERE state = 2 AND n <= 5000")[0][0] - len(claimed)
+        )
+        if len(sizes) == 2:
+            claimed.extend(claim(claims, 10))
+            queue.enqueue(Task("t"))
+        self.jobs = 1000
+
+    monkeypatch.setattr(module._Pace, "rest", rest)
+    deleted = inspector.delete_all("pending")
+    assert deleted + len(claimed) == 5000
+    assert max(sizes) <= 1000 and len(sizes) >= 5
+    assert sql("SELECT state, count(*) FROM fireforget_job GROUP BY state") == [(2, 1), (3, 10)]
+
+
+def test_a_pace_that_holds_the_lock_too_long_becomes_smaller():
+    """And one that is quick grows up to its limit."""
+    pace = module._Pace()
+    for _ in range(5):
+        pace.rest(0.001, more=False)
+    assert pace.jobs == module.MOST_IN_A_TRANSACTION
+    pace.rest(1.0, more=False)
+    assert pace.jobs == module.MOST_IN_A_TRANSACTION // 2
+
+
+def test_a_change_that_cannot_get_the_lock_changes_nothing(inspector, queue, monkeypatch, claims):
+    """The error is the store's, and the next call works."""
+    info = queue.enqueue(Task("t"))
+    monkeypatch.setattr(queue._database, "connection", _impatient(queue._database.connection))
+    with claims.transaction(), pytest.raises(StoreBusy):
+        inspector.archive(info.id)
+    assert inspector.archive(info.id).state == "archived"
+
+
+def _impatient(connection):
+    return lambda patience=0.1: connection(0.1)
+
+
+def test_filters_that_make_no_sense_are_refused(inspector):
+    """Before anything is changed."""
+    for wrong in ({"queue": ""}, {"type": 5}, {"older_than": -1}, {"payload": ["a"]}, {"error": ""}):
+        with pytest.raises(InvalidOption):
+            inspector.delete_all("archived", **wrong)
+    with pytest.raises(ValueError):
+        inspector.delete_all("done")
+    with pytest.raises(TypeError):
+        inspector.delete_all("archived", colour="red")
+    with pytest.raises(InvalidOption):
+        inspector.tasks(limit=0)
+
+
+# --- pages ----------------------------------------------------------------------------------------------------------------
+
+
+def test_pages_go_on_after_a_job_that_is_gone(inspector, queue):
+    """A worker may finish the last job of a page before the next one is asked for."""
+    ids = [info.id for info in queue.enqueue_many([Task("t")] * 5)]
+    page = inspector.tasks(limit=2)
+    inspector.delete(page[-1].id)
+    assert [info.id for info in inspector.tasks(limit=2, after=page[-1].id)] == ids[2:4]
+
+
+@pytest.fixture(scope="module")
+def hundred_thousand(tmp_path_factory):
+    """A queue with 100,000 jobs, most of them pending, with every other state here and there, far apart."""
+    from fireforget import SqliteQueue
+
+    with SqliteQueue(tmp_path_factory.mktemp("large") / "jobs.db", durability="normal") as queue:
+        for _ in range(10):
+            queue.enqueue_many([Task("t", {"n": 1})] * 10_000)
+        connection = queue._database.connection()
+        connection.execute("UPDATE fireforget_job SET state = 6 WHERE n BETWEEN 40000 AND 70000")
+        connection.execute("UPDATE fireforget_job SET state = 4 WHERE n % 10007 = 0")
+        connection.execute("UPDATE fireforget_job SET state = 9 WHERE n > 99900")
+        yield Inspector(queue)
+
+
+@pytest.mark.parametrize("state", [None, *State])
+def test_a_page_of_a_hundred_thousand_jobs_comes_at_once(hundred_thousand, state):
+    """The first, the next, and the last: fifty milliseconds at most, wherever the jobs of the state lie."""
+    inspector, tag = hundred_thousand, hundred_thousand._queue._tag
+    for after in (None, f"{tag}-20000-00000000", f"{tag}-69990-00000000", f"{tag}-99950-00000000"):
+        seconds = []
+        for _ in range(3):  # the best of three: other programs run on this machine
+            began = perf_counter()
+            page = inspector.tasks(state, after=after)
+            seconds.append(perf_counter() - began)
+        numbers = [int(info.id.split("-")[1]) for info in page]
+        assert numbers == sorted(numbers) and all(state in (None, info.state) for info in page)
+        assert min(seconds) < 0.05
+
+
+def test_pages_of_a_hundred_thousand_jobs_miss_none(hundred_thousand):
+    """Where the table is walked in windows, and where an index is sorted."""
+    for state, expected in (("archived", 29998), ("retry", 9), ("cancelled", 100)):
+        seen, after = 0, None
+        while page := hundred_thousand.tasks(state, limit=7000, after=after):
+            seen, after = seen + len(page), page[-1].id
+        assert seen == hundred_thousand.count(state) == expected
+
+
+@pytest.mark.parametrize("state", State)
+def test_jobs_of_a_rare_state_are_found_in_its_index(queue, state):
+    """The table is not read for them."""
+    statement = _sql.matching(_sql.number_of(state), [], by_index=True)
+    parameters = {"after": 0, "last": 9, "most": 5}
+    plan = [row[3] for row in queue._database.connection().execute("EXPLAIN QUERY PLAN " + statement, parameters)]
+    assert any("INDEX fireforget_" in line for line in plan), plan
+
+
+def test_a_change_finds_its_job_by_number(queue):
+    """One step each, whatever the filters."""
+    filters = list(_sql._FILTERS)
+    statements = [
+        _sql.RUN_JOB,
+        _sql.UPDATE_JOB,
+        *(make(6, filters) for make in (_sql.shelve, _sql.call_off, _sql.remove, _sql.run_plain)),
+    ]
+    names = (
+        "n",
+        "now",
+        "unique_key",
+        "unique_until",
+        "payload",
+        "new_payload",
+        "queue",
+        "priority",
+        "deadline",
+        "due",
+        "state",
+        *filters,
+    )
+    for statement in statements:
+        plan = [
+            row[3] for row in queue._database.connection().execute("EXPLAIN QUERY PLAN " + statement, dict.fromkeys(names, 1))
+        ]
+        assert plan == ["SEARCH fireforget_job USING INTEGER PRIMARY KEY (rowid=?)"]
+
+
+# --- queues ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_paused_queue_is_not_claimed_from_until_it_is_resumed(inspector, queue, claims, clock):
+    """What is enqueued waits; pausing twice changes nothing."""
+    queue.enqueue(Task("t"))
+    assert inspector.pause_queue("default") is True
+    clock.advance(5)
+    assert inspector.pause_queue("default") is False
+    assert claims.lanes() == {}
+    stats = inspector.queue_stats("default")
+    assert (stats.paused, stats.paused_at.timestamp()) == (True, clock.now - 5)
+    assert inspector.resume_queue("default") is True
+    assert inspector.resume_queue("default") is False
+    assert claims.lanes() == {"default": ["t"]}
+    assert inspector.queue_stats("default").paused_at is None
+    with pytest.raises(InvalidOption):
+        inspector.pause_queue(" ")
+
+
+def test_one_queue_is_counted_like_all_of_them(inspector, queue, many, clock, claims):
+    """Zeros for one that only a worker knows; an unknown one is an error."""
+    clock.advance(3)
+    assert [inspector.queue_stats(stats.name) for stats in inspector.queues()] == inspector.queues()
+    assert inspector.queue_stats("low").latency == 3
+    inspector.delete_queue("low", force=True)
+    assert inspector.queue_stats("low").size == 0
+    assert inspector.queue_names() == ["default", "low"]
+    with pytest.raises(UnknownQueue, match="no queue 'lwo'"):
+        inspector.queue_stats("lwo")
+    assert inspector.knows_queue("low") and not inspector.knows_queue("lwo")
+
+
+def test_a_queue_with_jobs_is_deleted_by_force_alone(inspector, many, sql):
+    """With all its jobs and its pause, and nothing of the others."""
+    inspector.pause_queue("low")
+    with pytest.raises(QueueNotEmpty, match="has 30 jobs: delete it with force") as caught:
+        inspector.delete_queue("low")
+    assert pickle.loads(pickle.dumps(caught.value)).size == 30
+    assert inspector.delete_queue("low", force=True) == 30
+    assert sql("SELECT DISTINCT queue FROM fireforget_job") == [("default",)]
+    assert sql("SELECT name FROM fireforget_queue") == []
+    with pytest.raises(UnknownQueue):
+        inspector.delete_queue("low")
+
+
+def test_a_queue_with_running_jobs_is_not_deleted(inspector, queue, claims, sql):
+    """Nothing of it, force or not."""
+    queue.enqueue_many([Task("t")] * 3)
+    claim(claims, 1)
+    with pytest.raises(QueueNotEmpty, match="has 1 job that run: cancel"):
+        inspector.delete_queue("default", force=True)
+    assert sql("SELECT count(*) FROM fireforget_job") == [(3,)]
+
+
+def test_a_job_that_is_claimed_while_its_queue_is_deleted_stays(inspector, queue, claims, monkeypatch):
+    """The error says how many are left, and how many are gone."""
+    queue.enqueue_many([Task("t")] * 300)
+    monkeypatch.setattr(module._Pace, "rest", lambda self, seconds, *, more: more and claim(claims, 2))
+    with pytest.raises(QueueNotEmpty, match="has 2 jobs that came or were claimed meanwhile; 298 were deleted"):
+        inspector.delete_queue("default", force=True)
+
+
+def test_ids_that_look_alike_are_found(inspector, queue):
+    """By their number, or by how they begin."""
+    info = queue.enqueue(Task("t"))
+    queue.enqueue(Task("t"), task_id="welcome-1")
+    assert inspector.similar_ids(info.id[:-2]) == [info.id]
+    assert "welcome-1" in inspector.similar_ids("welcom")
+    assert inspector.similar_ids("zzz") == []

@@ -1,0 +1,51 @@
+"""A short storm in every test run; `make torture` is the long one."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the processes of the storm find each other there as well
+
+import storm
+
+
+def judged(tmp_path, seconds, seed):
+    """Let a storm rage and return its figures, with what they are made of shown when the test fails."""
+    figures = storm.weather(seconds, seed, tmp_path)
+    print(figures)
+    return figures
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes of a worker in /proc")
+def test_a_storm_of_kills_loses_nothing_and_runs_nothing_twice_at_once(tmp_path):
+    """Producers, workers, helpers and children are killed and stopped at random and at named points for some seconds; afterwards
+    every accepted job has run to its end, none ran twice at once, no rerun is unexplained, and the file is sound.
+    """
+    figures = judged(tmp_path, 12, seed=20)
+    assert figures["violations"] == []
+    assert figures["accepted"] > 500
+    assert figures["kills"] > 30
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("seed", range(100, 110))
+def test_a_long_storm(tmp_path, seed):
+    """A minute of it, with other dice each time."""
+    assert judged(tmp_path, 60, seed)["violations"] == []
+
+
+def test_the_judge_finds_what_it_looks_for(tmp_path):
+    """A ledger with a lost job, an overlap and a job left behind does not pass: the proof can fail."""
+    from fireforget import SqliteQueue, Task
+
+    with SqliteQueue(tmp_path / "storm.db") as queue:
+        left = queue.enqueue(Task("storm")).id
+    calm = storm.Storm(tmp_path, 0, 0)
+    calm.ledger.write_text("accepted lost\naccepted fine\nbegan fine 1\nended fine 1\nended fine 1\noverlap fine 2\n")
+    violations = "\n".join(calm.judge()["violations"])
+    calm.log.close()
+    assert "accepted and never run to its end: lost" in violations
+    assert "two runs at once: overlap fine 2" in violations
+    assert f"left in state pending: {left}" in violations
+    assert "1 jobs ran to their end again and 0 kills explain 0 at most" in violations

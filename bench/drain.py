@@ -162,6 +162,7 @@ def bare_on_our_table(jobs: int) -> common.Drained:
 def bare_on_a_plain_table(jobs: int) -> common.Drained:
     with common.folder() as folder:
         path = folder / "plain.db"
+        path.touch()
         with closing(_db.connect(str(path), synchronous=1)) as connection:
             connection.executescript(PLAIN_TABLE)
             connection.execute("BEGIN")

@@ -4,7 +4,6 @@ The bare INSERT goes into the same table with the same indexes and pragmas, in a
 blocks. It folds its WAL back where `enqueue` does, so that both write the same bytes.
 """
 
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -42,8 +41,7 @@ def _bare_row(path: str, task: Task) -> tuple[str, tuple[object, ...]]:
     """Return the INSERT with `?`, which binds faster than names do, and the values that `enqueue` would store."""
     with SqliteQueue(path) as queue:
         row = queue._row(task, {}, time.time())
-    names = re.findall(r":(\w+)", _sql.INSERT_JOB)
-    return re.sub(r":\w+", "?", _sql.INSERT_JOB), tuple(row[name] for name in names)
+    return _sql.INSERT_JOB, tuple(row[name] for name in _sql.INSERTED_COLUMNS)
 
 
 def _rate(call: Callable[..., object], *arguments: object) -> float:

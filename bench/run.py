@@ -103,7 +103,7 @@ Measured on {date}{quick}. This page is written by a program; the numbers are of
 |---|---|
 {machine}
 
-Ours and the reference take turns in the same run; the numbers are medians of the rounds, and a ratio is the median of the rounds'
+Ours and the reference take turns; the numbers are medians of the rounds, and a ratio is the median of the rounds'
 ratios. Absolute numbers depend on the machine and its disk, ratios much less so. "Reached" compares with the figure that this
 project has set itself; without one, a line is there to compare.
 

@@ -26,6 +26,10 @@ _HOME = {
     "DuplicateTask": "errors",
     "FireforgetError": "errors",
     "HelperDied": "errors",
+    "WrongState": "errors",
+    "UnknownQueue": "errors",
+    "QueueNotEmpty": "errors",
+    "JobActive": "errors",
     "InvalidOption": "errors",
     "InvalidPayload": "errors",
     "InvalidTask": "errors",
@@ -62,9 +66,11 @@ if TYPE_CHECKING:
     from fireforget.errors import InvalidOption as InvalidOption
     from fireforget.errors import InvalidPayload as InvalidPayload
     from fireforget.errors import InvalidTask as InvalidTask
+    from fireforget.errors import JobActive as JobActive
     from fireforget.errors import JobCancelled as JobCancelled
     from fireforget.errors import JobTimeout as JobTimeout
     from fireforget.errors import QueueClosed as QueueClosed
+    from fireforget.errors import QueueNotEmpty as QueueNotEmpty
     from fireforget.errors import RegistrationError as RegistrationError
     from fireforget.errors import RetryLater as RetryLater
     from fireforget.errors import RevokeTask as RevokeTask
@@ -80,7 +86,9 @@ if TYPE_CHECKING:
     from fireforget.errors import TaskIDConflict as TaskIDConflict
     from fireforget.errors import UnknownJob as UnknownJob
     from fireforget.errors import UnknownOption as UnknownOption
+    from fireforget.errors import UnknownQueue as UnknownQueue
     from fireforget.errors import WorkerError as WorkerError
+    from fireforget.errors import WrongState as WrongState
     from fireforget.inspector import Inspector as Inspector
     from fireforget.job import current_job as current_job
     from fireforget.metrics import write_metrics as write_metrics

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -66,7 +67,7 @@ class Parser(argparse.ArgumentParser):
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return what to add to a message about an unknown word: the nearest known one, or all of a few."""
-    known = list(known)
+    known = [str(name) for name in known]
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
         return f": did you mean {near[0]!r}?"
@@ -99,8 +100,9 @@ def add_command(
     """Add a subcommand with the common flags, and examples below its help."""
     lines = [f"  {prog()} {line}" for line in examples.strip().splitlines()]
     epilog = "\n".join(["examples:" if len(lines) > 1 else "example:", *lines]) if lines else None
+    description = textwrap.fill(help[:1].upper() + help[1:] + ".", 79)
     made: argparse.ArgumentParser = commands.add_parser(
-        name, help=help, description=help[:1].upper() + help[1:] + ".", epilog=epilog, parents=[common_flags()], **settings
+        name, help=help, description=description, epilog=epilog, parents=[common_flags()], **settings
     )
     if run is not None:
         made.set_defaults(run=run)

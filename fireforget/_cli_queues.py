@@ -168,7 +168,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _stats_of(inspector: Inspector, name: str) -> QueueStats:
-    from fireforget.inspector import UnknownQueue
+    from fireforget.errors import UnknownQueue
 
     try:
         return inspector.queue_stats(name)

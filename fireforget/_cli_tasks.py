@@ -26,8 +26,8 @@ from fireforget._cli_common import (
     opened,
     wants_json,
 )
-from fireforget.errors import DuplicateTask, FireforgetError, UnknownJob
-from fireforget.inspector import Attempt, Inspector, WrongState
+from fireforget.errors import DuplicateTask, FireforgetError, UnknownJob, WrongState
+from fireforget.inspector import Attempt, Inspector
 from fireforget.task import State, Task, TaskInfo
 
 DEFAULT_PAGE = 20

@@ -27,15 +27,28 @@ def number_of(state: State) -> int:
 
 # One plain statement: in autocommit it is a write transaction of its own from its first step, so it never has to turn a read
 # into a write (which SQLite refuses at once with SQLITE_BUSY_SNAPSHOT, without waiting).
-INSERT_JOB = """
-INSERT INTO fireforget_job (
-    nonce, task_id, type, queue, state, priority, due, payload, headers, max_retry, timeout, deadline, retention, enqueued_at,
-    unique_key, unique_until
+INSERTED_COLUMNS = (
+    "nonce",
+    "task_id",
+    "type",
+    "queue",
+    "state",
+    "priority",
+    "due",
+    "payload",
+    "headers",
+    "max_retry",
+    "timeout",
+    "deadline",
+    "retention",
+    "enqueued_at",
+    "unique_key",
+    "unique_until",
 )
-VALUES (
-    :nonce, :task_id, :type, :queue, :state, :priority, :due, :payload, :headers, :max_retry, :timeout, :deadline, :retention,
-    :enqueued_at, :unique_key, :unique_until
-)
+
+INSERT_JOB = f"""
+INSERT INTO fireforget_job ({", ".join(INSERTED_COLUMNS)})
+VALUES ({", ".join("?" * len(INSERTED_COLUMNS))})
 """
 
 # `executemany` does not tell row numbers. Inside one write transaction AUTOINCREMENT hands them out without a gap.
@@ -95,13 +108,8 @@ WHERE state = {ACTIVE}
 GROUP BY queue
 UNION ALL
 SELECT queue, state, count(*)
-FROM fireforget_job INDEXED BY fireforget_ended
-WHERE state IN (5, 6, 9)
-GROUP BY state, queue
-UNION ALL
-SELECT queue, state, count(*)
-FROM fireforget_job INDEXED BY fireforget_waiting
-WHERE state IN (7, 8)
+FROM fireforget_job INDEXED BY fireforget_resting
+WHERE state > 4
 GROUP BY state, queue
 """
 
@@ -252,6 +260,14 @@ RETURNING {CLAIMED_COLUMNS}
 # --- workers: settling, one row each, fenced by owner and claim -----------------------------------------------------------
 # No row means that the job is no longer ours: the result comes too late and is discarded.
 
+# A job that ended holds its unique key no more, but keeps it in mind, so that a later run can take it again. The number in it
+# makes it unlike every key that is held.
+RELEASED = "was:"
+_RELEASED_KEY = (
+    f"CASE WHEN substr(unique_key, 1, {len(RELEASED)}) = '{RELEASED}' THEN unique_key "
+    f"ELSE '{RELEASED}' || n || ':' || unique_key END"
+)
+
 _FENCE = "WHERE n = ? AND worker = ? AND claim = ?"
 
 REMOVE = f"DELETE FROM fireforget_job {_FENCE}"
@@ -259,33 +275,49 @@ REMOVE = f"DELETE FROM fireforget_job {_FENCE}"
 COMPLETE = f"""
 UPDATE fireforget_job
 SET state = {COMPLETED}, worker = NULL, started_at = ?, completed_at = ?, expires_at = ?,
-    result = coalesce(?, result), last_error = ?, unique_key = NULL, unique_until = NULL, cancel_requested_at = NULL
+    result = coalesce(?, result), last_error = ?, unique_key = {_RELEASED_KEY}, cancel_requested_at = NULL
 {_FENCE}
 """
 
+# A job that fails, or is put back, at the moment when somebody cancels it must not run again.
+_CANCELLED_MEANWHILE = "cancel_requested_at IS NOT NULL"
+
 RETRY_LATER = f"""
 UPDATE fireforget_job
-SET state = {RETRY}, worker = NULL, due = ?, retry_count = retry_count + ?, last_error = coalesce(?, last_error),
-    unique_key = CASE WHEN unique_until > ? THEN unique_key END
+SET state = CASE WHEN {_CANCELLED_MEANWHILE} THEN {CANCELLED} ELSE {RETRY} END,
+    completed_at = CASE WHEN {_CANCELLED_MEANWHILE} THEN cancel_requested_at END,
+    worker = NULL, due = ?, retry_count = retry_count + ?, last_error = coalesce(?, last_error),
+    unique_key = CASE
+        WHEN {_CANCELLED_MEANWHILE} THEN {_RELEASED_KEY}
+        WHEN unique_until > ? THEN unique_key
+    END,
+    cancel_requested_at = NULL
 {_FENCE}
 """
 
 ARCHIVE = f"""
 UPDATE fireforget_job
 SET state = {ARCHIVED}, worker = NULL, completed_at = ?, last_error = ?,
-    unique_key = NULL, unique_until = NULL, cancel_requested_at = NULL
+    unique_key = {_RELEASED_KEY}, cancel_requested_at = NULL
 {_FENCE}
 """
 
 CANCEL_ACTIVE = f"""
 UPDATE fireforget_job
 SET state = {CANCELLED}, worker = NULL, completed_at = ?, last_error = ?,
-    unique_key = NULL, unique_until = NULL, cancel_requested_at = NULL
+    unique_key = {_RELEASED_KEY}, cancel_requested_at = NULL
 {_FENCE}
 """
 
 # Put back with its due time unchanged, so that it is among the first to run again; no attempt is counted.
-PUT_BACK = f"UPDATE fireforget_job SET state = {PENDING}, worker = NULL, started_at = NULL {_FENCE}"
+PUT_BACK = f"""
+UPDATE fireforget_job
+SET state = CASE WHEN {_CANCELLED_MEANWHILE} THEN {CANCELLED} ELSE {PENDING} END,
+    completed_at = CASE WHEN {_CANCELLED_MEANWHILE} THEN cancel_requested_at END,
+    unique_key = CASE WHEN {_CANCELLED_MEANWHILE} THEN {_RELEASED_KEY} ELSE unique_key END,
+    worker = NULL, started_at = NULL, cancel_requested_at = NULL
+{_FENCE}
+"""
 
 WRITE_RESULT = f"UPDATE fireforget_job SET result = ? {_FENCE}"
 WRITE_PROGRESS = f"UPDATE fireforget_job SET progress = ?, progress_note = ? {_FENCE}"
@@ -328,7 +360,7 @@ WHERE n = :n AND worker = :worker
 ARCHIVE_AFTER_DEATHS = f"""
 UPDATE fireforget_job
 SET state = {ARCHIVED}, worker = NULL, claim = claim + 1, worker_deaths = worker_deaths + 1, completed_at = :now,
-    last_error = :error, unique_key = NULL, unique_until = NULL
+    last_error = :error, unique_key = {_RELEASED_KEY}
 WHERE n = :n AND worker = :worker
 """
 
@@ -359,7 +391,6 @@ DELETE_JOB = "DELETE FROM fireforget_job WHERE n = ?"
 # numbers: the cost is that of the jobs in the state. Or through the table, a window of row numbers at a time: cheap where the
 # state is common. `Inspector` takes the first where few jobs are in the state.
 
-_WAITING_TERM = f"state IN ({STATE_NUMBER[State.AGGREGATING]}, {STATE_NUMBER[State.BLOCKED]})"
 _DUE_TERM = f"state IN ({SCHEDULED}, {RETRY})"
 _ENDED_TERM = f"state IN ({COMPLETED}, {ARCHIVED}, {CANCELLED})"
 
@@ -368,11 +399,7 @@ _INDEX_OF_STATE = {
     PENDING: ("fireforget_claim", f"state = {PENDING}"),
     ACTIVE: ("fireforget_active", f"state = {ACTIVE}"),
     **dict.fromkeys((SCHEDULED, RETRY), ("fireforget_due", _DUE_TERM)),
-    **dict.fromkeys((COMPLETED, ARCHIVED, CANCELLED), ("fireforget_ended", _ENDED_TERM)),
-    **dict.fromkeys(
-        (STATE_NUMBER[State.AGGREGATING], STATE_NUMBER[State.BLOCKED]),
-        ("fireforget_waiting", _WAITING_TERM),
-    ),
+    **{number: ("fireforget_resting", "state > 4") for number in STATE_NUMBER.values() if number > 4},
 }
 
 _FILTERS = {
@@ -454,14 +481,6 @@ DELETE_QUEUE = "DELETE FROM fireforget_queue WHERE name = :queue"
 
 # What one needs to decide about a job beyond `JOB_COLUMNS`.
 LOCK_OF_JOB = "SELECT unique_key, unique_until, payload, deadline, queue, type FROM fireforget_job WHERE n = :n"
-
-# A job that ended holds its unique key no more, but keeps it in mind, so that a later run can take it again. The number in it
-# makes it unlike every key that is held.
-RELEASED = "was:"
-_RELEASED_KEY = (
-    f"CASE WHEN substr(unique_key, 1, {len(RELEASED)}) = '{RELEASED}' THEN unique_key "
-    f"ELSE '{RELEASED}' || n || ':' || unique_key END"
-)
 
 _ARCHIVED_BY_HAND = "archived by hand"
 _CANCELLED_BY_HAND = "cancelled before it ran"

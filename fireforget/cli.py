@@ -16,8 +16,7 @@ from fireforget._cli_common import DEFAULT_DB, Misused, Parser, Refused, add_com
 from fireforget._cli_output import print_table, printable
 from fireforget._cli_queues import add_queue, add_stats, add_worker_list
 from fireforget._cli_tasks import add_enqueue, add_task
-from fireforget.errors import DuplicateTask, FireforgetError, TaskIDConflict, UnknownJob
-from fireforget.inspector import QueueNotEmpty, UnknownQueue, WrongState
+from fireforget.errors import DuplicateTask, FireforgetError, QueueNotEmpty, TaskIDConflict, UnknownJob, UnknownQueue, WrongState
 
 __all__ = ["DEFAULT_DB", "main", "parser", "print_table"]
 
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130  # as a shell reports what Ctrl-C ended
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what the interpreter flushes at its end
         return 0
 
 

@@ -102,6 +102,38 @@ class UnknownJob(FireforgetError, LookupError):
         self.job_id = job_id
 
 
+class WrongState(FireforgetError):
+    """What was asked for cannot be done to a job in this state; nothing was changed. `job_id`, `state`, `remedy` say more."""
+
+    def __init__(self, job_id: str, state: str, remedy: str) -> None:
+        super().__init__(f"job {job_id} is {state}: {remedy}")
+        self.job_id = job_id
+        self.state = state
+        self.remedy = remedy
+
+
+class JobActive(WrongState):
+    """A worker runs the job, or is about to; nothing was changed. Cancel it, or wait until it has ended."""
+
+
+class UnknownQueue(FireforgetError, LookupError):
+    """No queue has this name: no job is stored in it, it was never paused, and no worker serves it. `name` is what was given."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no queue {name!r}: no job is stored in it, and no worker serves it")
+        self.name = name
+
+
+class QueueNotEmpty(FireforgetError):
+    """The queue has jobs (or, where deleting was forced, running ones), so it was not deleted. `name`, `size` say more."""
+
+    def __init__(self, name: str, size: int, remedy: str) -> None:
+        super().__init__(f"queue {name!r} has {size} job{'' if size == 1 else 's'}{remedy}")
+        self.name = name
+        self.size = size
+        self.remedy = remedy
+
+
 # --- a store in trouble -----------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,16 @@ from fireforget import _db, _sql
 from fireforget import payload as json_payload
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import Seconds, to_datetime, to_seconds
-from fireforget.errors import DuplicateTask, FireforgetError, InvalidOption, InvalidPayload, UnknownJob
+from fireforget.errors import (
+    DuplicateTask,
+    InvalidOption,
+    InvalidPayload,
+    JobActive,
+    QueueNotEmpty,
+    UnknownJob,
+    UnknownQueue,
+    WrongState,
+)
 from fireforget.queue_sqlite import SqliteQueue, _duplicate, _parse_generated, find_job, info_of, public_id, unique_key_of
 from fireforget.task import State, TaskInfo, check_options
 
@@ -48,47 +57,6 @@ _RESCHEDULABLE = frozenset({State.PENDING, State.SCHEDULED, State.RETRY})
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
-
-
-class WrongState(FireforgetError):
-    """What was asked for cannot be done to a job in this state; nothing was changed. `job_id`, `state`, `remedy` say more."""
-
-    def __init__(self, job_id: str, state: State, remedy: str) -> None:
-        super().__init__(f"job {job_id} is {state}: {remedy}")
-        self.job_id = job_id
-        self.state = state
-        self.remedy = remedy
-
-    def __reduce__(self) -> tuple[type["WrongState"], tuple[str, State, str]]:
-        return type(self), (self.job_id, self.state, self.remedy)
-
-
-class JobActive(WrongState):
-    """A worker runs the job, or is about to; nothing was changed. Cancel it, or wait until it has ended."""
-
-
-class UnknownQueue(FireforgetError, LookupError):
-    """No queue has this name: no job is stored in it, it was never paused, and no worker serves it. `name` is what was given."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"there is no queue {name!r}: no job is stored in it, and no worker serves it")
-        self.name = name
-
-    def __reduce__(self) -> tuple[type["UnknownQueue"], tuple[str]]:
-        return type(self), (self.name,)
-
-
-class QueueNotEmpty(FireforgetError):
-    """The queue has jobs (or, where deleting was forced, running ones), so it was not deleted. `name`, `size` say more."""
-
-    def __init__(self, name: str, size: int, remedy: str) -> None:
-        super().__init__(f"queue {name!r} has {size} job{'' if size == 1 else 's'}{remedy}")
-        self.name = name
-        self.size = size
-        self.remedy = remedy
-
-    def __reduce__(self) -> tuple[type["QueueNotEmpty"], tuple[str, int, str]]:
-        return type(self), (self.name, self.size, self.remedy)
 
 
 # --- what is known ----------------------------------------------------------------------------------------------------
@@ -366,8 +334,10 @@ class Inspector:
         number = re.search(r"^(?:[^-]*-)?(\d{1,18})(?:-|$)", job_id)  # generated ids are tag-number-nonce
         with self._reading() as connection:
             same = connection.execute(_sql.IDS_OF_NUMBER, {"n": int(number[1])}).fetchall() if number else []
-            alike = connection.execute(_sql.TASK_IDS_LIKE, {"beginning": job_id[:2], "most": 200}).fetchall()
-        return [own or public_id(self._queue._tag, n, nonce) for n, nonce, own in same] + [own for (own,) in alike]
+            alike = connection.execute(_sql.TASK_IDS_LIKE, {"beginning": job_id[:1], "most": 200}).fetchall()
+        return [own or public_id(self._queue._tag, n, nonce) for n, nonce, own in same] + [
+            own for (own,) in alike if own[0] == job_id[:1]
+        ]
 
     # --- changing one job ---------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Iterable
 from hashlib import blake2b
 from json import JSONDecodeError
+from operator import itemgetter
 from typing import Any, Literal
 
 from fireforget import _db, _sql
@@ -71,6 +72,8 @@ if hasattr(os, "register_at_fork"):
 _log = logging.getLogger("fireforget.store")
 
 Row = dict[str, Any]
+"""A job to be stored, by column (`_sql.INSERTED_COLUMNS`)."""
+_values_of = itemgetter(*_sql.INSERTED_COLUMNS)
 
 
 class Intake:
@@ -523,7 +526,7 @@ def insert_all(connection: sqlite3.Connection, rows: list[Row]) -> int:
     if len(rows) > 1 and all(row["unique_key"] is None for row in rows):
         connection.execute("SAVEPOINT rows")
         try:
-            connection.executemany(_sql.INSERT_JOB, rows)
+            connection.executemany(_sql.INSERT_JOB, map(_values_of, rows))
             connection.execute("RELEASE rows")
             last: int = _plain_cursor(connection).execute(_sql.LAST_JOB_NUMBER).fetchone()[0]
             return last - len(rows) + 1
@@ -565,7 +568,7 @@ def insert_one(connection: sqlite3.Connection, row: Row) -> int:
     if row["unique_key"] is not None:
         connection.execute(_sql.RELEASE_EXPIRED_KEY, {"unique_key": row["unique_key"], "now": row["enqueued_at"]})
     try:
-        return connection.execute(_sql.INSERT_JOB, row).lastrowid  # type: ignore[return-value]
+        return connection.execute(_sql.INSERT_JOB, _values_of(row)).lastrowid  # type: ignore[return-value]
     except sqlite3.IntegrityError as error:
         if "fireforget_job.task_id" in str(error):
             raise TaskIDConflict(row["task_id"]) from None

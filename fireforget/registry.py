@@ -38,7 +38,7 @@ class Definition(Generic[P, R]):
         self.function = function
         self.options = options
         self.retry_delay = retry_delay
-        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+        self.is_async = _is_async(function)
         self._signature = inspect.signature(function)
         parameters = self._signature.parameters.values()
         self._names = frozenset(p.name for p in parameters if p.kind in _BY_NAME)
@@ -170,6 +170,11 @@ class Registry:
 
     def __repr__(self) -> str:
         return f"<Registry of {', '.join(self._definitions) or 'no handlers'}>"
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    """Return whether calling it gives a coroutine: an `async def`, or an object whose `__call__` is one."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def check_retry_delay(policy: RetryDelay | None) -> RetryDelay | None:

@@ -485,6 +485,7 @@ def child_main(registry: Registry, settings: Settings, board: Board) -> Callable
 
     def main(connection: socket.socket, slot_number: int) -> None:
         be_quiet()
+        _print_whole_lines()
         random.seed()
         channel = Channel(connection)
         os.register_at_fork(after_in_child=lambda: _let_go(connection, board))
@@ -493,6 +494,13 @@ def child_main(registry: Registry, settings: Settings, board: Board) -> Callable
             Child(registry, settings, board.slot(slot_number), channel, tag).serve()
 
     return main
+
+
+def _print_whole_lines() -> None:
+    """Have what handlers print appear at once, a line at a time: several children share the terminal, file or pipe."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True, write_through=False)
 
 
 def _let_go(connection: socket.socket, board: Board) -> None:

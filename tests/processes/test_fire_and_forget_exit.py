@@ -40,6 +40,7 @@ def run(code, *, timeout=20):
     before = monotonic()
     done = subprocess.run(
         [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", PRELUDE + code],
+        check=False,
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -254,5 +255,5 @@ if __name__ == "__main__":
     program.write_text(PRELUDE.replace("PARENT = os.getpid()", "PARENT = 0") + body)
     command = [sys.executable, str(program), method]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=environment)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=20, env=environment)
     assert (done.stdout, done.stderr) == ("child False\n" * 3, "")

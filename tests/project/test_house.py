@@ -14,15 +14,15 @@ LONGEST_LINE = 130
 
 FLOORS = {
     # Words: pure. A producer's process pays for nothing else before it opens a file, and everything may depend on them.
-    0: "errors clock retry cron payload task enqueuer",
+    0: "errors clock retry payload task enqueuer",
     # The store: the only floor that knows SQL, so that a new schema is a change of these files.
     1: "_schema _sql _db _claims queue_sqlite",
     # The application's side: handlers and what producers call. Patterns depend on the Enqueuer protocol, never on the store.
-    2: "job registry middleware metrics logs patterns _daemons _submissions periodic inspector app",
+    2: "job registry middleware metrics logs patterns _daemons _submissions inspector app",
     # Processes: heavy, loaded by workers alone.
     3: "_pool _pool.* worker",
     # Faces: what people and shells meet; nothing depends on them.
-    4: "__init__ __main__ cli demo _demo_app testing doctor dashboard relay engines",
+    4: "__init__ __main__ cli _cli_common _cli_output _cli_queues _cli_tasks demo _demo_app testing",
 }
 WITHOUT_A_DATABASE = ("patterns", "_submissions", "_daemons", "registry", "middleware", "job")
 

@@ -7,11 +7,10 @@ from time import perf_counter
 
 import pytest
 
-from fireforget import Inspector, State, Task, _sql
+from fireforget import Inspector, JobActive, QueueNotEmpty, State, Task, UnknownQueue, WrongState, _sql
 from fireforget import inspector as module
 from fireforget._claims import Claims, Settlement
 from fireforget.errors import DuplicateTask, InvalidOption, InvalidPayload, StoreBusy, UnknownJob
-from fireforget.inspector import JobActive, QueueNotEmpty, UnknownQueue, WrongState
 
 ENDED = ("archived", "cancelled", "completed")
 
@@ -24,7 +23,7 @@ def inspector(queue):
 @pytest.fixture
 def claims(queue, clock):
     """A worker's side of the file, registered; closed at the end."""
-    claims = Claims(queue._database, lambda type: True, ["default", "low"], clock)
+    claims = Claims(queue._database, lambda _: True, ["default", "low"], clock)
     claims.register("worker-1", "/tmp/worker-1.lock", {"default": 3, "low": 1}, 2, 1)
     yield claims
     claims.close()

@@ -1,0 +1,545 @@
+"""The command line: what people type, what they read, and what a script gets back."""
+
+import argparse
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from fireforget import Inspector, Progress, Task, _cli_common, _cli_output, _cli_queues, cli
+from fireforget._claims import Claims, Settlement
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
+TRACEBACK = 'Traceback (most recent call last):\n  File "app.py", line 3, in send\n    raise ValueError("no")\nValueError: no'
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch, path):
+    for name in ("COLUMNS", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FIREFORGET_DB", path)
+
+
+@pytest.fixture
+def queue(open_queue):
+    """Real time: commands print how long ago things were."""
+    from time import time
+
+    return open_queue(clock=time)
+
+
+@pytest.fixture
+def say(capsys):
+    """Run a command in this process; returns exit code, output, and the line on standard error."""
+
+    def say(*words):
+        try:
+            code = cli.main([str(word) for word in words])
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return say
+
+
+@pytest.fixture
+def ok(say):
+    """Run a command that has to succeed, silently on standard error; returns what it printed."""
+
+    def ok(*words):
+        code, out, err = say(*words)
+        assert (code, err) == (0, ""), (words, out, err)
+        return out
+
+    return ok
+
+
+@pytest.fixture
+def refused(say):
+    """Run a command that has to fail with this exit code and one line on standard error, which is returned."""
+
+    def refused(expected, *words):
+        code, out, err = say(*words)
+        assert code == expected, (words, out, err)
+        assert err.startswith("fireforget: ") and err.count("\n") == 1, err
+        assert "Traceback" not in err
+        return err
+
+    return refused
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Pretend that input and output are a terminal of so many columns, and answer its questions."""
+
+    def terminal(columns=80, answer="n"):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+        keyboard = io.StringIO(answer + "\n")
+        keyboard.isatty = lambda: True
+        monkeypatch.setattr(sys, "stdin", keyboard)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("TERM", "xterm")
+
+    return terminal
+
+
+@pytest.fixture
+def archived(queue):
+    """A job that failed once and is archived, with its traceback."""
+    from time import time
+
+    claims = Claims(queue._database, lambda _: True, ["default"], time)
+    claims.register("host:1:abc", "/tmp/w.lock", {"default": 3, "low": 1}, 2, 1)
+    info = queue.enqueue(Task("email:send", {"to": "a@example.com"}), task_id="broken")
+    with claims.transaction():
+        ((n, number, *_),) = claims.claim("default", ["email:send"], 1)
+    fence = (n, claims.worker, number)
+    with claims.transaction():
+        claims.settle(
+            Settlement(
+                attempts=[(time(), 0.25, "ValueError: no", TRACEBACK, *fence)],
+                archived=[(time(), "ValueError: no", *fence)],
+            )
+        )
+    yield info
+    claims.close()
+
+
+# --- as a program ---------------------------------------------------------------------------------------------------------
+
+
+def program(*words, path, **environment):
+    """Run `python -m fireforget` in a process of its own."""
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "FIREFORGET_DB": path, **environment}
+    command = [sys.executable, "-W", "error", "-m", "fireforget", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, env=surroundings, check=False)
+
+
+def test_a_job_goes_from_enqueue_to_run_as_shells_do_it(path):
+    """The id is the first word that `enqueue` prints; a pipe gets plain text."""
+    made = program("enqueue", "email:send", "--payload", '{"to": "ü"}', "--create", path=path, PYTHONIOENCODING="ascii")
+    assert (made.returncode, made.stderr) == (0, "")
+    job_id = made.stdout.split()[0]
+    assert program("task", "archive", job_id, path=path).stdout == f"{job_id}: archived\n"
+    shown = program("task", "list", path=path, PYTHONIOENCODING="ascii")
+    assert "archived" in shown.stdout and "\\xfc" not in shown.stderr and "\x1b" not in shown.stdout
+    assert program("task", "run", job_id, path=path).returncode == 0
+    gone = program("task", "show", "nope", path=path)
+    assert (gone.returncode, gone.stdout, gone.stderr.count("\n")) == (1, "", 1)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(path, open_queue):
+    """`task list | head -1` ends quietly."""
+    open_queue().enqueue_many([Task("t", "x" * 100)] * 5000)
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "FIREFORGET_DB": path}
+    command = [sys.executable, "-W", "error", "-m", "fireforget", "task", "list", "--limit", "5000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=surroundings) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+# --- flags, files, mistakes -------------------------------------------------------------------------------------------------
+
+
+def test_common_flags_stand_before_or_after_a_command(ok, queue, tmp_path, monkeypatch):
+    """At every level; `--db` wins over the environment."""
+    monkeypatch.setenv("FIREFORGET_DB", str(tmp_path / "other.db"))
+    queue.enqueue(Task("t"))
+    for words in (
+        ("--db", queue.path, "--json", "task", "list"),
+        ("task", "--db", queue.path, "--json", "list"),
+        ("task", "list", f"--db={queue.path}", "--json"),
+    ):
+        assert len(json.loads(ok(*words))["tasks"]) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "stats",
+        "queue list",
+        "queue pause low",
+        "task list",
+        "task delete x",
+        "task run --state archived",
+        "worker list",
+        "enqueue t",
+    ],
+)
+def test_a_file_that_does_not_exist_is_not_created(refused, path, words):
+    """Looking, or a mistyped path, leaves no empty queue behind."""
+    assert "there is no such file" in refused(2, *words.split())
+    assert not os.path.exists(path)
+
+
+def test_a_file_that_is_no_queue_is_refused(refused, path):
+    """In one line, with what it is."""
+    Path(path).write_text("no database, but text that is long enough to be looked at" * 50)
+    assert "not an SQLite database" in refused(2, "stats")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected", "said"),
+    [
+        ("tsak list", 2, "no command 'tsak': did you mean 'task'"),
+        ("task lst", 2, "no command 'lst': did you mean 'list'"),
+        ("task list --state pendign", 2, "no state 'pendign': did you mean 'pending'"),
+        ("task list --state failed", 2, "did you mean 'archived'"),
+        ("queue show defualt", 1, "no queue 'defualt': did you mean 'default'"),
+        ("task list --queue hihg", 1, "did you mean 'high'"),
+        ("task cancel --state pending --queue hihg --yes", 1, "did you mean 'high'"),
+        ("task show brokn", 1, "did you mean broken"),
+        ("task run brokn", 1, "did you mean broken"),
+        ("task list --after brokn", 1, "did you mean broken"),
+        ("task show nothing-alike", 1, "no job 'nothing-alike' is stored"),
+        ("task run", 2, "either ids, or --state"),
+        ("task run broken --state archived", 2, "either ids, or --state"),
+        ("task delete --queue high", 2, "give --state too"),
+        ("task update broken", 2, "give what is to change"),
+        ("task cancel --state archived --yes", 2, "cannot be cancelled; choose among"),
+        ("task list --limit 0", 2, "above 0"),
+        ("task list --payload user_id", 2, "KEY=VALUE"),
+        ("task list --older-than soon", 2, "'soon' is no duration"),
+        ("enqueue t --payload {a:1}", 2, "is not JSON"),
+        ("enqueue t --process-at 2030-01-01", 2, "such as 2030-01-01T00:00:00+00:00"),
+        ("enqueue t --process-at tomorrow", 2, "no instant"),
+        ("enqueue t --header x", 2, "KEY=VALUE"),
+        ("enqueue t --timeout 0", 2, "above 0"),
+        ("enqueue t --task-id broken", 1, "taken"),
+        ("task run waiting", 1, "is pending"),
+        ("queue delete high", 1, "has 1 job: delete it with force"),
+        ("", 2, "COMMAND"),
+    ],
+)
+def test_a_mistake_gets_one_line_with_what_to_do(refused, queue, archived, words, expected, said):
+    """The nearest right word, or what is missing; exit code 1 where the answer is no, 2 where the question makes no sense."""
+    queue.enqueue(Task("t"), task_id="waiting", queue="high")
+    assert said in refused(expected, *words.split())
+
+
+def test_an_id_with_a_mistyped_end_is_found_by_its_number(refused, queue):
+    """What people cut off when they copy."""
+    info = queue.enqueue(Task("t"))
+    assert f"did you mean {info.id}?" in refused(1, "task", "show", info.id[:-3])
+
+
+# --- enqueue ----------------------------------------------------------------------------------------------------------------
+
+
+def test_every_option_of_a_task_can_be_given(ok, queue):
+    """As for `queue.enqueue`."""
+    words = """enqueue email:send --payload {"a":1} --queue low --priority 4 --max-retry 2 --timeout 1m --process-in 1h30m
+        --task-id own --unique-for 2h --unique-key k --retention 1d --header a=b --header c=d
+        --deadline 2100-01-01T00:00:00Z --json"""
+    printed = json.loads(ok(*words.split()))
+    info = queue.get("own")
+    assert (printed["id"], printed["state"], printed["payload"]) == ("own", "scheduled", {"a": 1})
+    assert (info.queue, info.priority, info.max_retry, info.timeout, dict(info.headers)) == (
+        "low",
+        4,
+        2,
+        60,
+        {"a": "b", "c": "d"},
+    )
+    assert info.deadline == datetime(2100, 1, 1, tzinfo=UTC)
+    assert timedelta(minutes=89) < info.next_process_at - datetime.now(UTC) <= timedelta(minutes=90)
+
+
+def test_a_payload_is_read_from_standard_input(ok, queue, monkeypatch):
+    """For what is too long for a command line."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"long": true}'))
+    job_id = ok("enqueue", "t", "--payload", "-").split()[0]
+    assert queue.get(job_id).payload == {"long": True}
+
+
+def test_a_second_one_of_a_unique_task_is_refused(ok, refused, queue):
+    """With the id of the first."""
+    job_id = ok("enqueue", "t", "--unique-for", "60").split()[0]
+    assert job_id in refused(1, "enqueue", "t", "--unique-for", "60")
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------------
+
+
+def test_stats_print_queues_states_and_workers(ok, queue, archived):
+    """As a table, and as JSON with every state."""
+    queue.enqueue_many([Task("t")] * 3, queue="low")
+    ok("queue", "pause", "low")
+    table = ok("stats")
+    assert re.search(r"^queue +pending +archived +latency$", table, re.MULTILINE)
+    assert re.search(r"^low \(paused\) +3 +0 +[\d.]+s$", table, re.MULTILINE)
+    assert "1 worker:\n  host:1:abc  2 children, 0 active jobs, since" in table
+    members = json.loads(ok("stats", "--json"))
+    assert [(q["queue"], q["size"], q["paused"]) for q in members["queues"]] == [("default", 1, False), ("low", 3, True)]
+    assert members["queues"][1]["states"]["pending"] == 3
+    assert members["workers"][0]["queues"] == {"default": 3, "low": 1}
+
+
+def test_stats_are_watched_until_the_user_has_seen_enough(ok, queue, monkeypatch, terminal):
+    """In place on a terminal; one JSON line each time for programs."""
+    pauses = []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) % 3 == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_cli_queues.time, "sleep", pause)
+    assert len(ok("stats", "--json", "--watch", "0.5").splitlines()) == 4
+    assert ok("stats", "--watch").count("no jobs are stored") == 3
+    terminal()
+    assert ok("stats", "--watch", "1m").count("\x1b[H\x1b[J") == 3
+    assert sorted(set(pauses)) == [0.5, 2.0, 60.0]
+
+
+def test_jobs_are_listed_in_pages(ok, queue):
+    """What to give for the next page is said below."""
+    ids = [info.id for info in queue.enqueue_many([Task("t", {"n": n}) for n in range(5)])]
+    first = ok("task", "list", "--limit", "2")
+    assert f"--after {ids[1]}" in first and ids[0] in first and ids[2] not in first
+    assert ids[2] in ok("task", "list", "--limit", "3", "--after", ids[1])
+    assert ok("task", "list", "--state", "archived") == "no archived jobs\n"
+    page = json.loads(ok("task", "list", "--json", "--limit", "2"))
+    assert ([task["id"] for task in page["tasks"]], page["after"]) == (ids[:2], ids[1])
+
+
+def test_jobs_are_listed_by_every_filter(ok, queue, archived):
+    """All of them together."""
+    queue.enqueue(Task("email:other", {"user_id": 7, "name": "seven"}), queue="low")
+    found = ok("task", "list", "--type", "email:", "--payload", "user_id=7", "--payload", "name=seven", "--queue", "low")
+    assert "email:other" in found and "broken" not in found
+    assert "broken" in ok("task", "list", "--state", "archived", "--error", "ValueError", "--type", "email:send")
+    assert ok("task", "list", "--older-than", "1h") == "no jobs\n"
+
+
+def test_a_table_fits_the_terminal_and_keeps_ids_whole(ok, queue, terminal):
+    """What is cut says so; wide characters take two columns."""
+    terminal(80)
+    info = queue.enqueue(Task("a:very:long:type:that:does:not:fit:into:its:column", {"text": "日本語 " * 30}))
+    lines = ok("task", "list").splitlines()
+    assert info.id in lines[1] and lines[1].endswith("…")
+    assert all(_cli_output.columns_of(re.sub(r"\x1b\[\d*m", "", line)) <= 80 for line in lines)
+
+
+def test_what_a_job_contains_cannot_steer_the_terminal(ok, queue):
+    """Control characters are shown, not sent."""
+    queue.enqueue(Task("t\x1b[2J\n", {"a": "\x1b[31m\u009b"}), task_id="x\ty", queue="q\rq")
+    for words in (("task", "list"), ("task", "show", "x\ty"), ("stats",), ("queue", "show", "q\rq"), ("task", "cancel", "x\ty")):
+        out = ok(*words)
+        assert not set("\x1b\r\t\u009b") & set(out), words
+    assert "t\\x1b[2J\\n" in ok("task", "list")
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_colours_are_for_terminals_that_want_them(ok, queue, archived, terminal, monkeypatch, no_color):
+    """Never with NO_COLOR, never in a pipe."""
+    assert "\x1b" not in ok("task", "list") + ok("task", "show", "broken")
+    terminal()
+    monkeypatch.setenv("NO_COLOR", no_color)
+    assert ("\x1b[31marchived" in ok("task", "list")) == (not no_color)
+
+
+def test_a_job_is_shown_with_all_that_is_known_of_it(ok, queue, archived, sql):
+    """Payload, result, progress, and each attempt with its traceback, as people read it."""
+    sql("UPDATE fireforget_job SET result = '{\"sum\":3}', progress = 0.5, progress_note = 'half'")
+    out = ok("task", "show", "broken")
+    for line in ("job         broken", "state       archived", "progress    50%, half", "last error  ValueError: no"):
+        assert line in out
+    assert 'payload\n  {\n    "to": "a@example.com"\n  }' in out
+    assert 'result\n  {\n    "sum": 3\n  }' in out
+    assert re.search(r"attempt 1, .* UTC, after 0.25 s\n  Traceback \(most recent call last\):\n    File \"app.py\"", out)
+    assert out.count("ValueError: no") == 2
+    members = json.loads(ok("task", "show", "broken", "--json"))
+    assert members["progress"] == {"fraction": 0.5, "note": "half"}
+    assert members["attempts"][0]["traceback"] == TRACEBACK
+
+
+def test_several_jobs_are_shown_and_unknown_ones_told(say, queue, archived):
+    """Those that there are, and exit code 1."""
+    code, out, err = say("task", "show", "broken", "other", "broken")
+    assert (code, out.count("job         broken"), err.count("\n")) == (1, 2, 1)
+    assert len(json.loads(say("task", "show", "broken", "broken", "--json")[1])) == 2
+
+
+def test_workers_are_listed(ok, queue, archived):
+    """With their load and their queues."""
+    assert re.search(r"^host:1:abc +\d+ +2 +1 +0 +[\d.]+s +default=3,low=1$", ok("worker", "list"), re.MULTILINE)
+    assert json.loads(ok("worker", "list", "--json"))[0]["concurrency"] == 2
+
+
+def test_a_worker_is_given_its_own_flags(say, path):
+    """`worker list` is the only word that is not for it; a `--db` before it is passed on."""
+    assert cli._flags_of_worker(["--db", path, "worker", "a:b", "--burst"]) == ["--db", path, "a:b", "--burst"]
+    assert cli._flags_of_worker(["worker", "--db", "list", "a:b"]) == ["--db", "list", "a:b"]
+    assert cli._flags_of_worker(["--json", "worker", "--db", path, "list"]) is None
+    assert cli._flags_of_worker(["task", "list"]) is None
+    code, out, _ = say("worker", "--help")
+    assert code == 0 and "--concurrency" in out
+
+
+# --- changing ---------------------------------------------------------------------------------------------------------------
+
+
+def test_one_job_or_several_are_changed(ok, say, queue):
+    """What cannot be changed is told, the others are; then the exit code is 1."""
+    ids = [queue.enqueue(Task("t"), task_id=name).id for name in ("a", "b", "c")]
+    assert ok("task", "archive", "a", "b") == "a: archived\nb: archived\n"
+    code, out, err = say("task", "run", *ids, "zz")
+    assert (code, out) == (1, "a: made pending\nb: made pending\n")
+    assert "job c is pending" in err and "no job 'zz'" in err
+    assert json.loads(ok("task", "cancel", "a", "--json")) == [{"id": "a", "state": "cancelled"}]
+    assert ok("task", "delete", "a") == "a: deleted\n"
+    assert [info.id for info in Inspector(queue).tasks()] == ["b", "c"]
+
+
+def test_a_job_is_updated(ok, refused, queue):
+    """What is given and nothing else."""
+    queue.enqueue(Task("t", {"a": 1}), task_id="a", deadline=datetime(2100, 1, 1, tzinfo=UTC))
+    ok("task", "update", "a", "--queue", "low", "--priority", "3", "--process-in", "1h")
+    ok("task", "update", "a", "--payload", "null", "--deadline", "none")
+    info = queue.get("a")
+    assert (info.queue, info.priority, info.state, info.payload, info.deadline) == ("low", 3, "scheduled", None, None)
+    assert "priority=" in refused(2, "task", "update", "a", "--priority", str(2**70))
+
+
+def test_many_jobs_are_changed_after_a_yes(ok, refused, queue, terminal):
+    """Asked on a terminal; elsewhere `--yes` is needed, and nothing is changed without it."""
+    queue.enqueue_many([Task("t", {"n": n % 2}) for n in range(6)])
+    assert "Cancel 6 pending jobs? Give --yes" in refused(1, "task", "cancel", "--state", "pending")
+    terminal(answer="n")
+    assert "nothing was changed" in refused(1, "task", "cancel", "--state", "pending")
+    terminal(answer="y")
+    assert "3 jobs cancelled" in ok("task", "cancel", "--state", "pending", "--payload", "n=1")
+    assert Inspector(queue).counts()["pending"] == 3
+
+
+def test_many_jobs_are_changed_with_yes(ok, queue):
+    """The counts are printed; that none matches is no failure, so that a nightly clean-up may find nothing."""
+    queue.enqueue_many([Task("t")] * 4)
+    assert ok("task", "archive", "--state", "pending", "--yes") == "4 jobs archived\n"
+    assert ok("task", "archive", "--state", "pending") == "no pending job matches\n"
+    assert ok("task", "run", "--state", "archived") == "4 jobs made pending\n"
+    assert json.loads(ok("task", "delete", "--state", "pending", "--yes", "--json")) == {"matched": 4, "changed": 4}
+
+
+def test_jobs_that_cannot_be_run_again_are_counted(ok, queue):
+    """Another job holds their unique key."""
+    for _ in range(2):
+        queue.enqueue(Task("t"), unique_for=60, unique_key="k")
+        ok("task", "archive", "--state", "pending", "--yes")
+    assert ok("task", "run", "--state", "archived") == "1 job made pending, of 2 that matched\n"
+
+
+def test_running_jobs_are_asked_to_end(ok, queue, archived, sql):
+    """One or all of them: their worker ends them."""
+    queue.enqueue(Task("t"), task_id="busy")
+    sql("UPDATE fireforget_job SET state = 3, worker = 1 WHERE task_id = 'busy'")
+    assert ok("task", "cancel", "busy") == "busy: asked to end\n"
+    assert ok("task", "cancel", "--state", "active", "--yes") == "1 job asked to end\n"
+
+
+def test_queues_are_paused_resumed_and_deleted(ok, refused, queue, terminal):
+    """A queue of the worker's defaults may be paused before its first job."""
+    assert ok("queue", "pause", "critical") == "critical: paused\n"
+    assert ok("queue", "pause", "critical") == "critical: was paused already\n"
+    assert re.search(r"paused +since .* UTC", ok("queue", "show", "critical"))
+    assert json.loads(ok("queue", "resume", "critical", "--json")) == [{"queue": "critical", "changed": True}]
+    assert ok("queue", "delete", "critical") == "critical: deleted\n"
+    queue.enqueue_many([Task("t")] * 3, queue="low")
+    assert "pending" in ok("queue", "show", "low") and json.loads(ok("queue", "show", "low", "--json"))["size"] == 3
+    assert "Delete low with 3 jobs" in refused(1, "queue", "delete", "low", "--force")
+    terminal(answer="yes")
+    assert "low: deleted with 3 jobs" in ok("queue", "delete", "low", "--force")
+    assert ok("queue", "list") == "no jobs are stored\n"
+
+
+# --- words and numbers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "long", "short"),
+    [
+        (0, "0 s", "0s"),
+        (0.25, "0.25 s", "0.2s"),
+        (42, "42 s", "42s"),
+        (310, "5 min 10 s", "5m"),
+        (7200, "2 h", "2h"),
+        (100_000, "1 d 3 h", "1d"),
+    ],
+)
+def test_durations_are_said_as_people_say_them(seconds, long, short):
+    """In two units, or in tables in one."""
+    assert (_cli_output.duration(seconds), _cli_output.age(seconds)) == (long, short)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("1.5h", 5400), ("1h30m", 5400), ("500ms", 0.5), ("2d", 172_800), ("3min", 180)]
+)
+def test_durations_are_read_as_people_write_them(text, seconds):
+    """A number is seconds."""
+    assert _cli_common.a_duration(text) == seconds
+
+
+def test_progress_of_nothing_is_shown_as_nothing():
+    """JSON has what there is."""
+    assert _cli_output._plain(Progress(0.5)) == {"fraction": 0.5, "note": None}
+
+
+# --- the reference ----------------------------------------------------------------------------------------------------------
+
+
+def leaves(parser, words=()):
+    """Yield every command with its parser."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups:
+        yield words, parser
+    for group in groups:
+        for name, below in group.choices.items():
+            yield from leaves(below, (*words, name))
+
+
+@pytest.mark.parametrize("words", [" ".join(words) for words, _ in leaves(cli.parser())])
+def test_every_command_has_help_with_an_example_and_is_in_the_reference(ok_help, words):
+    """And every flag of it is in the reference too."""
+    assert re.search(r"^examples?:$", ok_help(*words.split()), re.MULTILINE)
+    assert f"fireforget {words}" in REFERENCE
+    parser = dict(leaves(cli.parser()))[tuple(words.split())]
+    for action in parser._actions:
+        assert not action.option_strings or action.option_strings[-1] in REFERENCE, action.option_strings
+
+
+@pytest.fixture
+def ok_help(say):
+    def ok_help(*words):
+        code, out, err = say(*words, "--help")
+        assert (code, err) == (0, "")
+        return out
+
+    return ok_help
+
+
+def test_every_command_of_the_reference_runs_in_its_order(ok, tmp_path, monkeypatch):
+    """Whoever follows the page gets what it says."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FIREFORGET_DB")
+    monkeypatch.setattr(sys, "argv", ["fireforget"])
+    run = 0
+    for mark, fence in re.findall(r"(<!-- not run.*\n)?^```console\n(.*?)^```$", REFERENCE, re.MULTILINE | re.DOTALL):
+        for command in [] if mark else fence.splitlines():
+            words = shlex.split(command)
+            assert words[:3] == ["python", "-m", "fireforget"]
+            if words[-1] != "--help":
+                ok(*words[3:])
+            run += 1
+    assert run > 20

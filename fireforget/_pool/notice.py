@@ -1,17 +1,21 @@
 """Tells that the database may have changed, without polling it.
 
 On Linux the kernel reports each write to the WAL (inotify, through `ctypes`; the standard library has no binding). It does so
-before the commit can be seen, so whoever is told looks again a few times: `looks` says when. Elsewhere there is no notice and
-`poll_seconds` says how often to look.
+before the commit can be seen, so whoever is told looks again a few times: `LOOKS` says when. The last connection that closes
+takes the WAL with it and the next one makes a new one, so the folder is watched as well, for names that come and go.
+
+Elsewhere there is no notice, and one looks every `POLL_SECONDS`.
 """
 
 import ctypes
 import os
+import struct
 import sys
+from typing import Any
 
-_IN_MODIFY, _IN_ATTRIB, _IN_MOVE_SELF, _IN_DELETE_SELF = 0x2, 0x4, 0x800, 0x400
-_IN_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
-_IN_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_IN_MODIFY, _IN_ATTRIB, _IN_MOVED_TO, _IN_CREATE = 0x2, 0x4, 0x80, 0x100
+_IN_DELETE_SELF, _IN_MOVE_SELF = 0x400, 0x800
+_EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name that follows
 
 LOOKS = (0.0, 0.001, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.5)
 """Seconds to wait before each look after a notice: a commit is seen after its sync, and disks differ."""
@@ -24,7 +28,9 @@ class Notice:
     """Becomes readable when the database's WAL is written."""
 
     def __init__(self, database_path: str) -> None:
-        self._descriptor = _watch(database_path)
+        self._path = database_path
+        self._libc: Any = None
+        self._descriptor = self._start()
 
     @property
     def works(self) -> bool:
@@ -38,12 +44,16 @@ class Notice:
 
     def clear(self) -> None:
         """Take in what was told; look at the database after it, not before."""
-        if self._descriptor is not None:
+        assert self._descriptor is not None
+        names_changed = False
+        while True:
             try:
-                while len(os.read(self._descriptor, 65536)) > 32768:
-                    pass
+                events = os.read(self._descriptor, 65536)
             except BlockingIOError:
-                pass
+                break
+            names_changed = names_changed or any(mask & ~_IN_MODIFY for mask in _masks(events))
+        if names_changed:
+            self._watch_files()
 
     def close(self) -> None:
         """Stop watching."""
@@ -51,21 +61,37 @@ class Notice:
             os.close(self._descriptor)
             self._descriptor = None
 
+    def _start(self) -> int | None:
+        """Return an inotify descriptor that watches, None where there is none to be had."""
+        if not sys.platform.startswith("linux"):
+            return None
+        try:
+            self._libc = ctypes.CDLL(None, use_errno=True)
+            descriptor = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        except (OSError, AttributeError):
+            return None
+        if descriptor < 0:
+            return None
+        self._descriptor = descriptor
+        folder = os.fsencode(os.path.dirname(self._path))
+        if self._libc.inotify_add_watch(descriptor, folder, _IN_CREATE | _IN_MOVED_TO) < 0:
+            os.close(descriptor)  # max_user_watches is reached, or the file system has no notices
+            return None
+        self._watch_files()
+        return int(descriptor)
 
-def _watch(database_path: str) -> int | None:
-    """Return an inotify descriptor on the WAL, None where there is no inotify or no watch to be had."""
-    if not sys.platform.startswith("linux"):
-        return None
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        descriptor = libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
-    except (OSError, AttributeError):
-        return None
-    if descriptor < 0:
-        return None
-    gone = _IN_ATTRIB | _IN_MOVE_SELF | _IN_DELETE_SELF  # an open file that is deleted only loses its name: an attribute
-    libc.inotify_add_watch(descriptor, os.fsencode(database_path), gone)
-    if libc.inotify_add_watch(descriptor, os.fsencode(database_path + "-wal"), _IN_MODIFY | gone) < 0:
-        os.close(descriptor)  # max_user_watches is reached, or the file system has no notices
-        return None
-    return int(descriptor)
+    def _watch_files(self) -> None:
+        """Watch the files that are there at this moment; watching one twice changes nothing."""
+        gone = _IN_ATTRIB | _IN_MOVE_SELF | _IN_DELETE_SELF  # a file that is deleted while open only loses its name: an attribute
+        self._libc.inotify_add_watch(self._descriptor, os.fsencode(self._path), gone)
+        self._libc.inotify_add_watch(self._descriptor, os.fsencode(self._path + "-wal"), _IN_MODIFY | gone)
+
+
+def _masks(events: bytes) -> list[int]:
+    masks = []
+    at = 0
+    while at + _EVENT.size <= len(events):
+        _, mask, _, length = _EVENT.unpack_from(events, at)
+        masks.append(mask)
+        at += _EVENT.size + length
+    return masks

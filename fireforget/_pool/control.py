@@ -145,7 +145,10 @@ class Worker:
         if threading.current_thread() is not threading.main_thread():
             return lambda: None
         before: dict[int, Any] = {}
-        for name, request in _REQUEST_OF_SIGNAL.items():
+        requests = dict(_REQUEST_OF_SIGNAL)
+        if os.getpid() == 1:  # of a container: orphans of handlers come to it
+            requests["SIGCHLD"] = "reap"
+        for name, request in requests.items():
             number = getattr(signal, name, None)
             if number is not None:
                 before[number] = signal.signal(number, lambda *_, what=request: self._supervisor.request(what))

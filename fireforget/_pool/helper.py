@@ -68,6 +68,17 @@ class ForkHelper:
         with suppress(OSError):  # the helper is gone, and has killed its children
             self._socket.send(bytes([_SIGNAL, number]) + pid.to_bytes(4, "little"))
 
+    def reap_strangers(self) -> None:
+        """As process 1 of a container: reap the orphans that came to it. The helper itself is not among them."""
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if ended is None or ended.si_pid == self.pid:
+                    return
+                os.waitpid(ended.si_pid, 0)
+            except ChildProcessError:
+                return
+
     def close(self) -> None:
         """End the helper, and with it whatever children are left, and wait for it."""
         self._closed = True

@@ -36,7 +36,7 @@ from fireforget._pool.plan import Lanes
 from fireforget._pool.recovery import CHECK_SECONDS, Recovery
 from fireforget._pool.verdicts import Row, Verdicts
 from fireforget.clock import Seconds, to_seconds
-from fireforget.errors import HelperDied, SchemaTooNew, StoreError, StoreReplaced, WorkerError
+from fireforget.errors import HelperDied, SchemaTooNew, StoreCorrupt, StoreError, StoreReplaced, WorkerError
 from fireforget.queue_sqlite import SqliteQueue
 from fireforget.registry import Registry
 
@@ -44,6 +44,8 @@ TROUBLE_PAUSE = 0.5
 """Seconds between tries while the store cannot be written."""
 _TROUBLE_LOG_SECONDS = 10.0
 _EXIT_SECONDS = 5.0  # for children to end that have nothing to do any more
+_FATAL = (SchemaTooNew, StoreReplaced, StoreCorrupt)
+"""It is another program's file now, or none, or damaged: a worker must not write any more, and ends."""
 _LONGEST_PAUSE = 3600.0  # poll takes milliseconds in 32 bits; jobs may be due in years
 _NEVER = float("inf")
 
@@ -147,8 +149,8 @@ class Supervisor:
                 self._wait()
                 self._obey_requests()
                 self._turn()
-        except (SchemaTooNew, StoreReplaced):
-            self._may_write = False  # it is another program's file now, or none
+        except _FATAL:
+            self._may_write = False
             raise
         except HelperDied:
             self._knows_children = False
@@ -217,7 +219,7 @@ class Supervisor:
         try:
             self._look_around(now)
             self._transact()
-        except (SchemaTooNew, StoreReplaced):
+        except _FATAL:
             raise
         except StoreError as error:
             self._note_trouble(error)
@@ -337,7 +339,7 @@ class Supervisor:
         self._patience = to_seconds("timeout", timeout)
 
     def request(self, what: str) -> None:
-        """Ask the loop to "stop", or to "pause" or "resume" claiming; from any thread, or a signal handler."""
+        """Ask the loop to "stop", to "pause" or "resume" claiming, or to "reap"; from any thread, or a signal handler."""
         self._requests.append(what)
         with suppress(BlockingIOError, AttributeError, OSError):  # it is awake, or not open yet, or over
             os.write(self._wake_write, b"!")
@@ -348,6 +350,8 @@ class Supervisor:
             if what == "pause":
                 self._claiming = False
                 self._log(logging.INFO, "claiming is paused: running jobs go on")
+            elif what == "reap":
+                self._helper.reap_strangers()
             elif what == "resume":
                 self._claiming = True
                 self._look_now = True

@@ -1,7 +1,10 @@
 """Workers and children that die, are stopped or replaced: nothing is lost, nothing runs twice at once, and soon all is well."""
 
 import os
+import pathlib
+import shutil
 import signal
+import subprocess
 import threading
 from time import monotonic
 
@@ -338,3 +341,61 @@ def test_taking_back_again_and_again_loses_and_doubles_nothing(site):
     site.eventually(lambda: not site.sql("SELECT 1 FROM fireforget_job LIMIT 1"), within=10)
     assert sorted(int(line.split()[0]) for line in site.notes()) == list(range(1500))
     assert worker.stop() == 0
+
+
+def test_a_child_that_cannot_start_does_not_make_the_worker_spin(site):
+    """Tried again after a pause that doubles, with a line in the log each time; when it can start, work goes on."""
+    site.app(
+        APP
+        + """
+def after_fork():
+    if os.path.exists(os.path.join(HERE, "broken")):
+        os._exit(9)
+
+os.register_at_fork(after_in_child=after_fork)
+"""
+    )
+    worker = site.worker("--concurrency", 1)
+    child = site.result("ok").result
+    site.release("broken")
+    os.kill(child, signal.SIGKILL)
+    worker.wait_log("trying again in 0.8 s", within=5)
+    assert worker.log.count("could not start") == 3
+    (site.folder / "broken").unlink()
+    assert site.result("ok").result != child
+    assert worker.stop() == 0
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="needs root and unshare")
+def test_process_1_of_a_container_stops_in_time_and_reaps_orphans(site):
+    """Nobody else would: a container's process 1 inherits what handlers leave behind."""
+    site.app(
+        APP
+        + """
+@registry.task("leaves:orphan", retention=60)
+def leaves_orphan():
+    subprocess.run(["sh", "-c", "sleep 0.01 & exit 0"])
+
+@registry.task("zombies", retention=60)
+def zombies():
+    states = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            states.append(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0])
+        except OSError:
+            pass
+    return states.count("Z")
+"""
+    )
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL", *site.command("--concurrency", 1)]
+    container = subprocess.Popen(inside, cwd=site.folder, env=site.env, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(3):
+            assert site.finished(site.enqueue("leaves:orphan", retention=60)).state == "completed"
+        site.eventually(lambda: site.result("zombies").result == 0)
+        (init,) = pathlib.Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
+        os.kill(int(init), signal.SIGTERM)
+        assert container.wait(5) == 0
+    finally:
+        container.kill()
+        container.stderr.close()

@@ -1,6 +1,7 @@
 """A worker and its file: other programs' rows, locks, migrations and deletions."""
 
 import os
+import resource
 import sqlite3
 import statistics
 import threading
@@ -214,3 +215,62 @@ def test_producers_and_a_worker_meet_on_one_file(site):
         assert (producer.returncode, errors) == (0, "")
     site.eventually(lambda: not site.sql("SELECT 1 FROM fireforget_job LIMIT 1"))
     assert sorted(map(int, site.notes())) == [n * 1000 + k for n in range(4) for k in range(300)]
+
+
+def grown_by(site, worker, more):
+    """Let the worker's files grow no further than `more` bytes beyond what they are; None lifts the limit."""
+    size = max(path.stat().st_size for path in site.folder.iterdir()) if more is not None else 0
+    limit = resource.RLIM_INFINITY if more is None else size + more
+    resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+
+def test_a_full_disk_at_claim_and_settling_delays_and_loses_nothing(site):
+    """The worker says what is wrong, keeps what is to be settled, and goes on by itself when there is room again."""
+    worker = site.worker("--concurrency", 2)
+    held = site.enqueue("holds", retention=60)
+    site.hear("holding")
+    jobs = [site.enqueue("n", {"n": n}, process_in=0.2) for n in range(40)]
+    grown_by(site, worker, 0)
+    site.release()
+    worker.wait_log("trouble", within=10)
+    assert site.queue.get(held).state == "active"
+    grown_by(site, worker, None)
+    assert site.finished(held).state == "completed"
+    for job in jobs:
+        assert site.finished(job) is None
+    assert sorted(site.notes()) == sorted(["done", *map(str, range(40))])
+    assert worker.stop() == 0
+
+
+def test_a_damaged_file_ends_the_worker_and_is_not_written_any_more(site):
+    """Going on would make it worse: it says so, with exit code 1."""
+    worker = site.worker("--concurrency", 1)
+    site.queue.enqueue_many([Task("nobody", {"text": "x" * 500})] * 2000)
+    site.result("ok")
+    assert worker.stop() == 0
+    site.queue.close()
+    with closing(sqlite3.connect(site.db)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'fireforget_claim'").fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with open(site.db, "r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    worker = site.worker("--concurrency", 1, ready=False)
+    assert worker.exit_code() == 1
+    assert "damaged" in worker.log
+    assert "Traceback" not in worker.log
+
+
+def test_a_reader_that_stays_does_not_stop_the_worker(site):
+    """A long query keeps the WAL from shrinking, and nothing else."""
+    worker = site.worker("--concurrency", 2)
+    site.result("ok")
+    with closing(sqlite3.connect(site.db, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM fireforget_jobs").fetchall()
+        site.queue.enqueue_many([Task("n", {"n": n}) for n in range(3000)])
+        site.eventually(lambda: len(site.notes()) == 3000)
+        reader.execute("COMMIT")
+    assert site.result("ok").result == "ok"
+    assert worker.stop() == 0

@@ -102,7 +102,7 @@ class Claims:
     @property
     def connection(self) -> sqlite3.Connection:
         """The connection of the calling thread; inside `transaction` or `reading` alone."""
-        return self._own.connection()
+        return self._own.connection(patience=0)
 
     def close(self) -> None:
         """Close the connection."""
@@ -141,7 +141,7 @@ class Claims:
     def transaction(self) -> Iterator[None]:
         """Run a block in one write transaction; raises `StoreError`s, and then nothing of it happened."""
         with self.reading() as connection:
-            connection.execute("BEGIN IMMEDIATE")
+            _db.begin(connection, _db.DEFAULT_PATIENCE)
             try:
                 yield
                 connection.execute("COMMIT")
@@ -152,7 +152,7 @@ class Claims:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Run a block that reads; raises `StoreError`s. May be nested."""
-        with self._own.use() as connection:
+        with self._own.use(patience=0) as connection:
             connection.text_factory = str  # see `_lenient`
             yield connection
 

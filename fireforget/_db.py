@@ -9,6 +9,7 @@ descriptor of it is closed.
 
 import logging
 import os
+import random
 import sqlite3
 import sys
 import threading
@@ -43,6 +44,8 @@ CHECKPOINT_PATIENCE_MS = 200
 
 DEFAULT_PATIENCE = 5.0
 """Seconds that a statement waits for the write lock."""
+
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.0015  # seconds
 
 _SYNCHRONOUS = {"normal": 1, "full": 2}
 
@@ -482,6 +485,36 @@ _MEANINGS: dict[int, tuple[type[StoreError], str]] = {
         "SQLite cannot open it: check that the file and its folder can be read and written",
     ),
 }
+
+
+def pause_for_lock() -> None:
+    """Wait a moment before the write lock is asked for once more.
+
+    SQLite's own waiting sleeps the longer the longer one has waited, up to 0.1 s, so whoever comes last gets the lock first and
+    the patient starve. With the same short pause for all, a lock that is free half of the time is had within milliseconds.
+    """
+    time.sleep(random.uniform(_SHORTEST_PAUSE, _LONGEST_PAUSE))
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Return whether an error says that another connection holds the lock."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def begin(connection: sqlite3.Connection, patience: float) -> None:
+    """Begin a write transaction, waiting for the lock for `patience` seconds; raises `sqlite3.OperationalError` after that.
+
+    The connection's own busy timeout should be 0.
+    """
+    end = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() >= end:
+                raise
+        pause_for_lock()
 
 
 def rollback(connection: sqlite3.Connection) -> None:

@@ -22,7 +22,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from json import JSONDecodeError
 from operator import itemgetter
@@ -396,15 +396,17 @@ class GroupCommit:
         """Write for this caller and for all that wait by now."""
         batch = [mine]
         try:
-            while not mine.settled:
-                self._fill(batch)
+            while True:
                 self._write(batch)
-                batch = [mine, *self._release(batch[1:])]
+                if mine.settled:
+                    break
+                _db.pause_for_lock()
         finally:
             with self._lock:
                 self._waiting.extendleft(reversed(self._release(batch[1:])))
 
     def _fill(self, batch: list["_Submission"]) -> None:
+        """Take in those that wait, once the lock is had: until then each waits for its own time alone."""
         with self._lock:
             rows = sum(len(submission.rows) for submission in batch)
             while self._waiting and rows < _ROWS_IN_A_GROUP:
@@ -420,16 +422,15 @@ class GroupCommit:
         return [submission for submission in followers if not submission.settled]
 
     def _write(self, batch: list["_Submission"]) -> None:
-        """Write the batch once. Afterwards each is settled, but for those that can wait longer for a lock."""
+        """Write for the leader and all that wait. Afterwards each is settled, unless another program holds the lock."""
         leader = batch[0]
-        patience = max(0.0, min(submission.deadline for submission in batch) - time.monotonic())
         try:
             with _db.gate:
-                connection = self._database.connection(patience)
-                if len(batch) == 1 and len(leader.rows) == 1 and leader.rows[0]["unique_key"] is None:
+                connection = self._database.connection(patience=0)
+                if len(leader.rows) == 1 and leader.rows[0]["unique_key"] is None and not self._waiting:
                     leader.first = insert_one(connection, leader.rows[0])
                 else:
-                    _write_together(connection, batch)
+                    _write_together(connection, batch, self._fill)
                 self._database.check_identity()
                 self._keep_wal_small(connection)
         except sqlite3.Error as error:
@@ -491,8 +492,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _write_together(connection: sqlite3.Connection, batch: list[_Submission]) -> None:
-    """Write the batch in one transaction; what is wrong with one submission is its own error and harms no other.
+def _write_together(connection: sqlite3.Connection, batch: list[_Submission], fill: Callable[[list[_Submission]], None]) -> None:
+    """Write the batch, and what `fill` adds to it once the lock is had, in one transaction.
+
+    What is wrong with one submission is its own error and harms no other.
 
     Nothing is settled before the commit, and everything once it has happened.
     """
@@ -500,6 +503,7 @@ def _write_together(connection: sqlite3.Connection, batch: list[_Submission]) ->
     connection.execute("BEGIN IMMEDIATE")
     committing = False
     try:
+        fill(batch)
         for submission in batch:
             connection.execute("SAVEPOINT submission")
             try:

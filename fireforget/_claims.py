@@ -24,6 +24,7 @@ MOST_EXPIRED = 500
 """Jobs removed after their retention in one transaction."""
 MOST_DEATHS = 3
 """A job under which a worker has died this often is archived."""
+_MOST_UNHANDLED = 20
 _MOST_BRANCHES = 200  # of a compound SELECT; SQLite allows 500
 
 
@@ -97,7 +98,10 @@ class Claims:
         self._queues = frozenset(queues)
         self._clock = clock
         self._own = database.sibling("normal")
+        self._wal = _db.WalKeeper(database.path, _db.WORKER_WAL_BYTES)
         self.worker = 0
+        self.unhandled: list[tuple[str, str]] = []
+        """Pairs of a served queue and a type without a handler that `lanes` has found; the first few."""
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -219,9 +223,13 @@ class Claims:
             paused = {name for (name,) in self.connection.execute(_sql.PAUSED_QUEUES)}
             pending = self.connection.execute(_sql.PENDING_LANES).fetchall()
         found: dict[str, list[str]] = {}
+        self.unhandled = []
         for queue, type in pending:
-            if queue in self._queues and queue not in paused and self._handles(type):
-                found.setdefault(queue, []).append(type)
+            if queue in self._queues and queue not in paused:
+                if self._handles(type):
+                    found.setdefault(queue, []).append(type)
+                elif len(self.unhandled) < _MOST_UNHANDLED:
+                    self.unhandled.append((queue, type))
         return found
 
     def claim(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
@@ -292,9 +300,13 @@ class Claims:
 
     def keep_wal_small(self) -> None:
         """Fold the WAL back into the database when it has grown large."""
-        if _db.wal_size(self.path) > _db.WORKER_WAL_BYTES:
-            with self.reading() as connection:
-                _db.checkpoint(connection, self.path)
+        with self.reading() as connection:
+            self._wal.after_commit(connection)
+
+    @property
+    def wal_retry_at(self) -> float:
+        """When to call `keep_wal_small` again though nothing was committed, in monotonic seconds; infinity: not at all."""
+        return self._wal.retry_at
 
     # --- dead workers -------------------------------------------------------------------------------------------------
 

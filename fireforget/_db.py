@@ -39,6 +39,7 @@ WAL_LIMIT_BYTES = 16 * 1024 * 1024
 """Producers without a worker fold the WAL back into the database when it is larger than this."""
 WORKER_WAL_BYTES = 4 * 1024 * 1024
 """A worker does so earlier: what is in the page cache still costs little."""
+_CHECKPOINT_RETRY_SECONDS = 2.0  # each try may hold up writers for the patience below
 CHECKPOINT_PATIENCE_MS = 200
 """How long a checkpoint holds up writers while it waits for readers."""
 
@@ -321,6 +322,7 @@ def create_file(path: str) -> None:
     except OSError as error:
         raise StoreReadOnly(path, f"it cannot be created ({error.strerror}): choose a folder that can be written") from error
     sync_folder(os.path.dirname(path))
+    _log.info("%s: created", path)
 
 
 def sync_folder(folder: str) -> None:
@@ -427,6 +429,24 @@ def checkpoint(connection: sqlite3.Connection, path: str) -> bool:
         finally:
             connection.execute(f"PRAGMA busy_timeout = {patience}")
         return not busy
+
+
+class WalKeeper:
+    """Keeps the WAL of a file below a limit, by looking at its size after commits."""
+
+    def __init__(self, path: str, limit_bytes: int) -> None:
+        self._path = path
+        self._limit = limit_bytes
+        self.retry_at = float("inf")
+        """When to try again after a reader was in the way, in monotonic seconds; infinity when the last try did it."""
+
+    def after_commit(self, connection: sqlite3.Connection) -> None:
+        """Fold the WAL back when it is too large, unless a reader was in the way a moment ago; raises `sqlite3.Error`."""
+        if wal_size(self._path) <= self._limit:
+            self.retry_at = float("inf")
+        elif self.retry_at == float("inf") or time.monotonic() >= self.retry_at:
+            done = checkpoint(connection, self._path)
+            self.retry_at = float("inf") if done else time.monotonic() + _CHECKPOINT_RETRY_SECONDS
 
 
 @contextmanager

@@ -332,6 +332,7 @@ class GroupCommit:
 
     def __init__(self, database: _db.Database) -> None:
         self._database = database
+        self._wal = _db.WalKeeper(database.path, _db.WAL_LIMIT_BYTES)
         self._reset()
         _groups.add(self)
 
@@ -452,11 +453,10 @@ class GroupCommit:
 
     def _keep_wal_small(self, connection: sqlite3.Connection) -> None:
         """Keep the WAL from growing without bound where there is no worker; what is stored is stored, whatever fails here."""
-        if _db.wal_size(self._database.path) > _db.WAL_LIMIT_BYTES:
-            try:
-                _db.checkpoint(connection, self._database.path)
-            except (OSError, sqlite3.Error):
-                _log.warning("%s: the WAL was not folded back, the next commit tries again", self._database.path, exc_info=True)
+        try:
+            self._wal.after_commit(connection)
+        except (OSError, sqlite3.Error):
+            _log.warning("%s: the WAL was not folded back, the next commit tries again", self._database.path, exc_info=True)
 
 
 class _Submission:

@@ -1,5 +1,6 @@
 """`Worker`: start and stop a supervisor, in the foreground with signals or embedded in an application."""
 
+import atexit
 import os
 import signal
 import sys
@@ -94,12 +95,21 @@ class Worker:
             self._opened = True
 
     def start(self) -> None:
-        """Start working in the background and return; jobs are taken from now on. Raises as `run` does."""
+        """Start working in the background and return; jobs are taken from now on. Raises as `run` does.
+
+        A program that ends without `shutdown` puts what runs back as it leaves, with no attempt counted.
+        """
         if self._thread is not None:
             raise WorkerError("this worker was started already: make a new Worker")
         self.open()
         self._thread = threading.Thread(target=self._run_in_thread, name="fireforget-supervisor", daemon=True)
         self._thread.start()
+        atexit.register(self._stop_at_exit, os.getpid())
+
+    def _stop_at_exit(self, pid: int) -> None:
+        """Stop with the program: running jobs are put back at once, since it did not ask to wait. Not in a process it forked."""
+        if os.getpid() == pid:
+            self.shutdown(timeout=0)
 
     def shutdown(self, timeout: Seconds | None = None) -> None:
         """Stop claiming, let running jobs end, put back what still runs after the shutdown timeout, and wait for all of it.
@@ -112,6 +122,7 @@ class Worker:
             self._supervisor.set_patience(timeout)
         self._supervisor.request("stop")
         self._thread.join()
+        atexit.unregister(self._stop_at_exit)
         if self._error is not None:
             raise self._error
 

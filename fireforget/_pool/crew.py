@@ -237,13 +237,13 @@ class Crew:
             if index not in running:
                 self.verdicts.put_back(row)
             elif self._killed_all:
-                self.verdicts.put_back(row, "shutdown")
+                self.verdicts.interrupted(row, "shutdown", running[index])
             elif killed_for is None:
                 self.verdicts.died_with_its_child(row, pid, code, running[index])
             elif killed_for[0] == index:
                 self.verdicts.killed_at_limit(row, killed_for[1], running[index])
             else:  # it ran beside the one that would not end
-                self.verdicts.put_back(row, "child killed")
+                self.verdicts.interrupted(row, "child killed", running[index])
         with self._enforcer.lock:
             child.jobs.clear()
 

@@ -43,6 +43,7 @@ from fireforget.registry import Registry
 TROUBLE_PAUSE = 0.5
 """Seconds between tries while the store cannot be written."""
 _TROUBLE_LOG_SECONDS = 10.0
+_WARN_SECONDS = 60.0
 _EXIT_SECONDS = 5.0  # for children to end that have nothing to do any more
 _FATAL = (SchemaTooNew, StoreReplaced, StoreCorrupt)
 """It is another program's file now, or none, or damaged: a worker must not write any more, and ends."""
@@ -61,6 +62,7 @@ class Supervisor:
         self._samples = metrics.Samples()
         self._lanes = Lanes(settings.queues, settings.strict_priority)
         self._known_types: dict[str, bool] = {}
+        self._warned: dict[tuple[str, str], float] = {}
         self._requests: deque[str] = deque()
         self._claiming = True
         self._signed_off = False
@@ -143,7 +145,10 @@ class Supervisor:
     def run(self) -> None:
         """Work until a stop was asked for and is done. Raises `WorkerError` or `StoreError` when it cannot go on."""
         queues = ", ".join(f"{name}={weight}" for name, weight in self._settings.queues.items())
-        self._log(logging.INFO, f"worker started: {self._settings.concurrency} children, queues {queues}")
+        self._log(
+            logging.INFO,
+            f"worker started: {self._settings.concurrency} children, queues {queues}, database {self._claims.path}",
+        )
         try:
             while not self._is_done():
                 self._wait()
@@ -185,7 +190,8 @@ class Supervisor:
     def _pause(self) -> float:
         """Return how long the loop may sleep, in seconds."""
         now = time.monotonic()
-        moments = [self._kill_at, self._give_up_at, self._verdicts.answers_due, *self._crew.moments(now)]
+        moments = [self._kill_at, self._give_up_at, self._verdicts.answers_due, self._claims.wal_retry_at]
+        moments += self._crew.moments(now)
         if self._trouble_until > now:
             moments.append(self._trouble_until)
         elif self._verdicts.settlement or ((self._look_now or self._crew.freed) and self._rooms()):
@@ -232,6 +238,8 @@ class Supervisor:
         if not self._notice.works or self._crew.freed:
             self._look_now = True
         self._crew.freed = False
+        if now >= self._claims.wal_retry_at:
+            self._claims.keep_wal_small()
         if self._recovery.has_others and now >= self._peers_at:
             self._peers_at = now + CHECK_SECONDS
             if self._recovery.check():
@@ -298,7 +306,22 @@ class Supervisor:
             self._recovery.look()
             if self._crew.has_jobs:
                 self._crew.cancel(self._claims.cancel_requests())
-            return self._claims.lanes()
+            lanes = self._claims.lanes()
+        self._warn_of_unhandled()
+        return lanes
+
+    def _warn_of_unhandled(self) -> None:
+        """Say which types wait in the served queues that no handler here is for; each at most once in `_WARN_SECONDS`."""
+        now = time.monotonic()
+        for queue, type in self._claims.unhandled:
+            if now - self._warned.get((queue, type), -_NEVER) >= _WARN_SECONDS:
+                self._warned[queue, type] = now
+                logs.event(
+                    logging.WARNING,
+                    "jobs wait that this worker has no handler for: register one, or run a worker that has",
+                    task_type=type,
+                    queue=queue,
+                )
 
     def _end_burst(self) -> None:
         """With `burst`: stop when nothing is left that this worker can run now."""
@@ -347,6 +370,8 @@ class Supervisor:
     def _obey_requests(self) -> None:
         while self._requests:
             what = self._requests.popleft()
+            if what in ("pause", "resume") and self._stopping:
+                continue  # init systems send CONT after TERM
             if what == "pause":
                 self._claiming = False
                 self._log(logging.INFO, "claiming is paused: running jobs go on")

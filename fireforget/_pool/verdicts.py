@@ -142,12 +142,15 @@ class Verdicts:
 
     # --- what only the supervisor knows ---------------------------------------------------------------------------------
 
-    def put_back(self, row: Row, reason: str | None = None) -> None:
-        """The job goes back as it was, no attempt counted; `reason` says why if it was running."""
+    def put_back(self, row: Row) -> None:
+        """The job goes back as it was; it had not started."""
         self.settlement.put_back.append(self.fence(row))
-        if reason is not None:
-            self._samples.count("fireforget_jobs_returned_total", (reason,))
-            logs.task_not_counted("returned", *self._names(row), 0.0, reason)
+
+    def interrupted(self, row: Row, reason: str, began: float) -> None:
+        """The job goes back as it was, no attempt counted, though it was running; `began` in monotonic seconds."""
+        self.put_back(row)
+        self._samples.count("fireforget_jobs_returned_total", (reason,))
+        logs.task_not_counted("returned", *self._names(row), time.monotonic() - began, reason)
 
     def killed_at_limit(self, row: Row, reason: Reason, began: float) -> None:
         """The job's process was killed because the job would not end; `began` in monotonic seconds."""

@@ -176,6 +176,7 @@ def test_a_reader_that_stays_does_not_stop_producers(open_queue, monkeypatch, pa
     from fireforget import _db
 
     monkeypatch.setattr(_db, "WAL_LIMIT_BYTES", 100_000)
+    monkeypatch.setattr(_db, "_CHECKPOINT_RETRY_SECONDS", 0.0)
     monkeypatch.setattr(_db, "CHECKPOINT_PATIENCE_MS", 10)
     queue = open_queue(durability="normal")
     with closing(sqlite3.connect(path, isolation_level=None)) as reader:

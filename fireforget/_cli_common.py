@@ -1,24 +1,25 @@
-"""What the commands share: opening the queue, flags and the values they take, asking before much is changed, near misses."""
+"""What the commands share: opening the queue, flags and the values they take, asking before much is changed."""
 
 import argparse
 import difflib
 import json
 import os
-import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
 from fireforget import _cli_output as output
+from fireforget._cli_parser import DEFAULT_DB, a_duration, prog, suggestion
+from fireforget._db import check_place, resolve_path, translated
+from fireforget._schema import is_installed
 from fireforget.errors import FireforgetError, StoreUnavailable
 from fireforget.inspector import Inspector
 from fireforget.queue_sqlite import SqliteQueue
 from fireforget.task import State
 
-DEFAULT_DB = "fireforget.db"
 _HINTS = {
     "failed": "archived",
     "dead": "archived",
@@ -33,7 +34,6 @@ _HINTS = {
     "canceled": "cancelled",
 }
 """States as other queues call them."""
-_UNITS = {"ms": 0.001, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 class Refused(FireforgetError):
@@ -44,40 +44,7 @@ class Misused(FireforgetError):
     """The command line makes no sense: exit code 2."""
 
 
-# --- the parser -------------------------------------------------------------------------------------------------------
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that reports a mistake in one line, with the nearest right word."""
-
-    def __init__(self, **settings: Any) -> None:
-        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(**settings)
-
-    def error(self, message: str) -> NoReturn:
-        """Print one line and exit with 2."""
-        self.exit(2, f"fireforget: {message} (see {self.prog} --help)\n")
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            choices = [str(choice) for choice in action.choices]
-            what = "command" if isinstance(action, argparse._SubParsersAction) else "value"
-            raise argparse.ArgumentError(None, f"there is no {what} {value!r}{suggestion(str(value), choices)}")
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return what to add to a message about an unknown word: the nearest known one, or all of a few."""
-    known = [str(name) for name in known]
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if near:
-        return f": did you mean {near[0]!r}?"
-    return f": choose among {', '.join(known)}" if 0 < len(known) <= 12 else ""
-
-
-def prog() -> str:
-    """Return how this program was called."""
-    name = os.path.basename(sys.argv[0] or "")
-    return name if name == "fireforget" else "python -m fireforget"
+# --- commands -------------------------------------------------------------------------------------------------------
 
 
 def common_flags() -> argparse.ArgumentParser:
@@ -126,17 +93,6 @@ def a_state(text: str) -> State:
         raise argparse.ArgumentTypeError(f"there is no state {text!r}{hint}") from None
 
 
-def a_duration(text: str) -> float:
-    """Return seconds: "90", "1.5h", "2d", "1h30m"."""
-    parts = re.fullmatch(r"(?:\d+(?:\.\d+)? ?(?:ms|s|min|m|h|d|w) ?)+", text.strip())
-    if parts:
-        return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?) ?(ms|min|[smhdw])", text))
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration: give seconds, or such as 10m, 1.5h, 7d") from None
-
-
 def an_instant(text: str) -> datetime:
     """Return an instant in ISO 8601, with its offset from UTC."""
     try:
@@ -178,13 +134,6 @@ def a_header(text: str) -> tuple[str, str]:
     return key, value
 
 
-def a_count(text: str) -> int:
-    """Return a whole number above 0."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
 # --- the queue --------------------------------------------------------------------------------------------------------
 
 
@@ -199,13 +148,27 @@ def wants_json(arguments: argparse.Namespace) -> bool:
 
 
 @contextmanager
-def opened(arguments: argparse.Namespace, *, create: bool = False) -> Iterator[tuple[SqliteQueue, Inspector]]:
-    """Open the queue; unless `create` is set, looking must not create what is not there."""
+def opened(arguments: argparse.Namespace) -> Iterator[tuple[SqliteQueue, Inspector]]:
+    """Open the queue; unless `--create` is given, what is not there is not created, and what is no queue is left as it is."""
     path = database_of(arguments)
-    if not create and not os.path.exists(path):
-        raise StoreUnavailable(path, "there is no such file: give the path of a queue with --db or FIREFORGET_DB")
+    if not getattr(arguments, "create", False):
+        _check_queue_file(path, ", or --create to make one there" if hasattr(arguments, "create") else "")
     with SqliteQueue(path) as queue:
         yield queue, Inspector(queue)
+
+
+def _check_queue_file(path: str, remedy: str) -> None:
+    if not os.path.exists(path):
+        raise StoreUnavailable(path, f"there is no such file: give the path of a queue with --db or FIREFORGET_DB{remedy}")
+    file = resolve_path(path)
+    check_place(file)
+    with translated(file):
+        installed = is_installed(file)
+    if not installed:
+        raise StoreUnavailable(
+            file,
+            f"this is no fireforget database, and was left as it is: give the path of one with --db or FIREFORGET_DB{remedy}",
+        )
 
 
 def check_queue(inspector: Inspector, name: str) -> None:
@@ -269,4 +232,4 @@ def did_you_mean_id(inspector: Inspector, job_id: str) -> str:
     """Return a hint with the stored id that is nearest to a mistyped one; "" when none is near."""
     candidates: Sequence[str] = inspector.similar_ids(job_id)
     near = difflib.get_close_matches(job_id, candidates, n=1, cutoff=0.4)
-    return f": did you mean {output.printable(near[0])}?" if near else ""
+    return f"; did you mean {output.printable(near[0])}?" if near else ""

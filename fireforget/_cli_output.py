@@ -83,9 +83,9 @@ def one_line(value: Any) -> str:
     return printable(json.dumps(value, ensure_ascii=False))
 
 
-def plural(count: int, noun: str = "job") -> str:
+def plural(count: int, noun: str = "job", several: str = "") -> str:
     """Return a number with its noun: "1 job", "2,000 jobs"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return f"{count:,} {noun if count == 1 else several or noun + 's'}"
 
 
 def duration(seconds: float) -> str:

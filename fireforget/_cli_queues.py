@@ -7,20 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from fireforget import _cli_output as output
-from fireforget._cli_common import (
-    a_duration,
-    add_command,
-    add_group,
-    check_queue,
-    confirm,
-    database_of,
-    opened,
-    wants_json,
-)
+from fireforget._cli_common import Refused, add_command, add_group, check_queue, confirm, database_of, opened, wants_json
+from fireforget._cli_parser import a_duration
+from fireforget.errors import QueueNotEmpty
 from fireforget.inspector import Inspector, QueueStats, WorkerInfo
 from fireforget.task import State
 
 DEFAULT_WATCH_SECONDS = 2.0
+SHORTEST_WATCH, LONGEST_WATCH = 0.1, 86400.0
 _HOME_AND_CLEAR = "\x1b[H\x1b[J"
 
 _IN_ORDER = (
@@ -42,11 +36,18 @@ def add_stats(commands: "argparse._SubParsersAction[Any]") -> None:
     stats.add_argument(
         "--watch",
         nargs="?",
-        type=a_duration,
+        type=_a_watch_interval,
         const=DEFAULT_WATCH_SECONDS,
         metavar="S",
         help=f"print again every S seconds until Ctrl-C, in place on a terminal (default: {DEFAULT_WATCH_SECONDS:g})",
     )
+
+
+def _a_watch_interval(text: str) -> float:
+    seconds = a_duration(text)
+    if not SHORTEST_WATCH <= seconds <= LONGEST_WATCH:
+        raise argparse.ArgumentTypeError(f"{text!r} is too short or too long: give from {SHORTEST_WATCH:g} seconds to a day")
+    return seconds
 
 
 def add_queue(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -95,7 +96,7 @@ def _watch(arguments: argparse.Namespace, inspector: Inspector) -> None:
         _print_stats(arguments, inspector)
         if not wants_json(arguments):
             print(f"\n{time.strftime('%H:%M:%S')}, every {arguments.watch:g} s; Ctrl-C ends", flush=True)
-        time.sleep(max(0.1, arguments.watch))
+        time.sleep(arguments.watch)
 
 
 def _print_stats(arguments: argparse.Namespace, inspector: Inspector) -> None:
@@ -107,10 +108,12 @@ def _print_stats(arguments: argparse.Namespace, inspector: Inspector) -> None:
     _print_queues(queues)
     print(f"\n{output.plural(len(workers), 'worker')}" + (":" if workers else ""))
     for worker in workers:
-        jobs = output.plural(worker.active, "active job")
-        print(
-            f"  {output.printable(worker.name)}  {worker.concurrency} children, {jobs}, since {output.instant(worker.started_at)}"
-        )
+        load = f"{_children(worker)}, {output.plural(worker.active, 'active job')}"
+        print(f"  {output.printable(worker.name)}  {load}, since {output.instant(worker.started_at)}")
+
+
+def _children(worker: WorkerInfo) -> str:
+    return output.plural(worker.concurrency, "child", "children")
 
 
 def _print_queues(queues: Sequence[QueueStats]) -> None:
@@ -163,7 +166,7 @@ def _show(arguments: argparse.Namespace) -> int:
             print(f"  {output.paint(state.ljust(12), state)}{q.counts[state]:>12,}")
     print("\nserved by " + ("no worker" if not serving else ""))
     for worker, weight in serving:
-        print(f"  {output.printable(worker.name)}  weight {weight}, {worker.concurrency} children")
+        print(f"  {output.printable(worker.name)}  weight {weight}, {_children(worker)}")
     return 0
 
 
@@ -209,13 +212,23 @@ def _delete(arguments: argparse.Namespace) -> int:
         if arguments.force and sum(sizes.values()):
             with_jobs = ", ".join(f"{name} with {output.plural(size)}" for name, size in sizes.items())
             confirm(f"delete {with_jobs} from {database_of(arguments)}", arguments)
-        deleted = {name: inspector.delete_queue(name, force=arguments.force) for name in arguments.names}
+        deleted = {name: _delete_one(inspector, name, arguments.force) for name in arguments.names}
     if wants_json(arguments):
         output.print_json([{"queue": name, "deleted_jobs": jobs} for name, jobs in deleted.items()])
     else:
         for name, jobs in deleted.items():
             print(f"{output.printable(name)}: deleted" + (f" with {output.plural(jobs)}" if jobs else ""))
     return 0
+
+
+def _delete_one(inspector: Inspector, name: str, force: bool) -> int:
+    try:
+        return inspector.delete_queue(name, force=force)
+    except QueueNotEmpty as error:
+        if force:
+            raise
+        jobs = output.plural(error.size)
+        raise Refused(f"queue {name!r} has {jobs}: give --force to delete them too, or delete or run them first") from error
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------

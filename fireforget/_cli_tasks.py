@@ -11,8 +11,6 @@ from fireforget import _cli_output as output
 from fireforget._cli_common import (
     Misused,
     Refused,
-    a_count,
-    a_duration,
     a_header,
     add_command,
     add_filters,
@@ -26,6 +24,7 @@ from fireforget._cli_common import (
     opened,
     wants_json,
 )
+from fireforget._cli_parser import a_count, a_duration
 from fireforget.errors import DuplicateTask, FireforgetError, UnknownJob, WrongState
 from fireforget.inspector import Attempt, Inspector
 from fireforget.task import State, Task, TaskInfo
@@ -76,7 +75,13 @@ def add_enqueue(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     enqueue.add_argument("type", metavar="TYPE", help="names the handler, such as email:send")
     add = enqueue.add_argument_group("options").add_argument
-    add("--payload", type=json_text, metavar="JSON", help="the handler's arguments as a JSON object; - reads standard input")
+    add(
+        "--payload",
+        type=json_text,
+        metavar="JSON",
+        help="any JSON: an object has the handler's arguments by name, null has none, anything else is its only one; "
+        "- reads standard input",
+    )
     add("--queue", metavar="NAME", help="default: default")
     add("--priority", type=int, metavar="N", help="higher first inside a queue (default: 0)")
     add("--max-retry", type=int, metavar="N", help="retries after the first run (default: 25)")
@@ -148,7 +153,7 @@ def _enqueue(arguments: argparse.Namespace) -> int:
     if arguments.header:
         options["headers"] = dict(arguments.header)
     task = Task(arguments.type, arguments.payload, **options)
-    with opened(arguments, create=arguments.create) as (queue, _):
+    with opened(arguments) as (queue, _):
         info = queue.enqueue(task)
     if wants_json(arguments):
         output.print_json(output.members_of(info))
@@ -355,8 +360,7 @@ def _change_each(arguments: argparse.Namespace, inspector: Inspector, done: str,
 
 def _complain(inspector: Inspector, error: FireforgetError, job_id: str) -> int:
     hint = did_you_mean_id(inspector, job_id) if isinstance(error, UnknownJob) else ""
-    message = f"no job {job_id!r} is stored{hint}" if hint else str(error)
-    print(f"fireforget: {output.printable(message)}", file=sys.stderr)
+    print(f"fireforget: {output.printable(str(error))}{hint}", file=sys.stderr)
     return 1
 
 

@@ -11,9 +11,12 @@ STRICT tables would need SQLite 3.37 and we promise 3.35. Named CHECKs guard the
 come in, by the trigger of `fireforget_enqueue`: as CHECKs of the table they would cost every insert a fifth of its time.
 """
 
+import os
 import secrets
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 from fireforget.errors import SchemaTooNew
 from fireforget.task import DEFAULT_MAX_RETRY, DEFAULT_QUEUE, DEFAULT_TIMEOUT, State
@@ -301,6 +304,17 @@ def read_version(connection: sqlite3.Connection) -> int:
         return 0
     row = connection.execute("SELECT value FROM fireforget_meta WHERE key = 'schema_version'").fetchone()
     return int(row[0]) if row else 0
+
+
+def is_installed(path: str) -> bool:
+    """Return whether the file has our tables, and leave it, and what lies beside it, as it is; raises `sqlite3.Error`.
+
+    A connection that only reads would still make a WAL and its index beside a file in WAL mode. Where there is no WAL, nobody
+    has the file open in that mode and all of it is in the file itself: `immutable` then keeps SQLite from making them.
+    """
+    uri = Path(path).as_uri() + "?mode=ro" + ("" if os.path.exists(path + "-wal") else "&immutable=1")
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        return read_version(connection) > 0
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:

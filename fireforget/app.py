@@ -19,8 +19,8 @@ def load_registry(app: str) -> Registry:
     Raises `AppError`.
     """
     module_name, separator, attribute = app.partition(":")
-    if not separator or not module_name or not attribute:
-        raise AppError(f"APP is {app!r} and must be module:registry, such as shop.jobs:registry")
+    if not separator or not module_name or not attribute or _is_file_name(module_name):
+        raise AppError(f"APP is {app!r} and must be module:registry, such as {_meant(app) or 'shop.jobs:registry'}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -28,6 +28,11 @@ def load_registry(app: str) -> Registry:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
+        if isinstance(error, ModuleNotFoundError) and _is_part_of(error.name, module_name):
+            raise AppError(
+                f"APP {app!r} cannot be imported: {error.msg}. It means the variable {attribute!r} of the module "
+                f"{module_name!r}, searched from {os.getcwd()}: cd to the application's folder, or set PYTHONPATH to it"
+            ) from error
         raise AppError(
             f"APP {app!r} cannot be imported. It means the variable {attribute!r} of the module {module_name!r}, searched from "
             f"{os.getcwd()}.\n{_own_traceback(error)}"
@@ -40,6 +45,32 @@ def load_registry(app: str) -> Registry:
     if not isinstance(target, Registry):
         raise AppError(f"APP {app!r} is {type(target).__name__}, not a Registry{_suggestion(module_name)}")
     return target
+
+
+def _is_file_name(module_name: str) -> bool:
+    return module_name.endswith(".py") or os.sep in module_name
+
+
+def _meant(app: str) -> str:
+    """Return what was most likely meant by a name of the wrong form; "" when that cannot be told."""
+    path, _, attribute = app.partition(":")
+    is_file = _is_file_name(path)
+    parts = [part for part in path.removesuffix(".py").replace(os.sep, ".").split(".") if part]
+    if not parts or not all(part.isidentifier() for part in parts):
+        return ""
+    if not attribute and not is_file and len(parts) > 1 and not _exists(parts):
+        attribute = parts.pop()
+    return f"{'.'.join(parts)}:{attribute or 'registry'}"
+
+
+def _exists(parts: list[str]) -> bool:
+    """Return whether the current folder has such a module."""
+    return os.path.isfile(os.path.join(*parts) + ".py") or os.path.isdir(os.path.join(*parts))
+
+
+def _is_part_of(missing: str | None, module_name: str) -> bool:
+    """Return whether the missing module is the application's own or a package around it, and not one that it imports."""
+    return missing is not None and f"{module_name}.".startswith(f"{missing}.")
 
 
 def _own_traceback(error: BaseException) -> str:

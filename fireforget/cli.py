@@ -3,7 +3,8 @@
 Exit codes: 0 done, 1 said no (no such job or queue, a state that does not allow it, an answer that was no), 2 misused or could
 not start; the latter two with one line on standard error.
 
-The commands stand in `_cli_queues` and `_cli_tasks`, what they share in `_cli_common`, how they print in `_cli_output`.
+The commands stand in `_cli_queues` and `_cli_tasks`, what they share in `_cli_common`, how they read in `_cli_parser`, how they
+print in `_cli_output`.
 """
 
 import argparse
@@ -12,8 +13,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from fireforget import __version__
-from fireforget._cli_common import DEFAULT_DB, Misused, Parser, Refused, add_command, common_flags, prog
+from fireforget._cli_common import Misused, Refused, add_command, common_flags
 from fireforget._cli_output import print_table, printable
+from fireforget._cli_parser import DEFAULT_DB, Parser, prog
 from fireforget._cli_queues import add_queue, add_stats, add_worker_list
 from fireforget._cli_tasks import add_enqueue, add_task
 from fireforget.errors import DuplicateTask, FireforgetError, QueueNotEmpty, TaskIDConflict, UnknownJob, UnknownQueue, WrongState
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if worker_flags is not None:  # its flags are its own, and the same as those of `python -m fireforget.worker`
         from fireforget.worker import main as worker
 
-        return worker(worker_flags)
+        return worker(worker_flags, called=f"{prog()} worker")
     arguments = parser().parse_args(given)
     run: Callable[[argparse.Namespace], int] = arguments.run
     _print_whatever_it_is()

@@ -16,6 +16,7 @@ Every number it prints is read from one of those files or measured. They stay in
 
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -33,6 +34,7 @@ from time import monotonic
 from typing import NamedTuple, TextIO
 
 from fireforget import Inspector, SqliteQueue, State, _demo_app, fire_and_forget, flush
+from fireforget._cli_parser import prog
 from fireforget._demo_app import EVENTS_NAME, FOLDER_VARIABLE, INDEX_NAME, Index, index_file, note_file
 from fireforget.inspector import QueueStats
 
@@ -357,8 +359,8 @@ def report_jobs(place: Place, outcome: Outcome, screen: "Screen") -> None:
     """Show the jobs by type, as the worker has counted them in its metrics file."""
     samples = read_metrics(place.metrics)
     runs = total(samples, "job_processed_total")
-    workforce = f" in {outcome.children} processes" if outcome.children else ""
-    screen.title(f"Ran {runs:,.0f} jobs{workforce}")
+    workforce = f" in {outcome.children} {'process' if outcome.children == 1 else 'processes'}" if outcome.children else ""
+    screen.title(f"Ran {runs:,.0f} {'job' if runs == 1 else 'jobs'}{workforce}")
     for pattern in (index_file.pattern, note_file.pattern):
         done = total(samples, "job_processed_total", task_type=pattern, status="success")
         failed = total(samples, "job_processed_total", task_type=pattern, status="failed")
@@ -404,18 +406,23 @@ def report_failures(inspector: Inspector, root: Path, screen: "Screen") -> None:
 
 
 def report_place(place: Place, screen: "Screen") -> None:
-    """Say where everything is that the demo made."""
+    """Say where everything is that the demo made, how to be rid of it, and how to look further."""
     screen.title(f"All of it is in {place.folder}")
-    for path, content in (
+    contents = (
         (place.queue, "the queue, one SQLite file"),
         (place.index, "the search index"),
         (place.events, "what the events left"),
         (place.metrics, "metrics for Prometheus"),
         (place.log, "the worker's log"),
-    ):
+    )
+    for path, content in contents:
         screen.say(f"{path.name:<12}  {content}")
+    size = sum(path.stat().st_size for path, _ in contents if path.exists())
+    screen.title(f"Remove it, {size / 1e6:,.1f} MB, with")
+    screen.command(f"rm -r {shlex.quote(str(place.folder))}")
     screen.title("Look into the queue with")
-    screen.say(f"{Path(sys.executable).name} -m fireforget stats --db {place.queue}")
+    program = prog() if prog() == "fireforget" else f"{shlex.quote(sys.executable)} -m fireforget"
+    screen.command(f"{program} stats --db {shlex.quote(str(place.queue))}")
 
 
 def _last_line(path: Path) -> str:
@@ -448,6 +455,10 @@ class Screen:
             lines = textwrap.wrap(text, self._columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
         for line in lines:
             self._print(line)
+
+    def command(self, text: str) -> None:
+        """Print a command in one line, to be copied."""
+        self._print(text)
 
     def title(self, text: str) -> None:
         """Print an empty line and a heading."""

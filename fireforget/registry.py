@@ -67,7 +67,7 @@ class Definition(Generic[P, R]):
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{self.pattern}: {error}; its signature is {self._signature}") from None
+            raise TypeError(f"{self.pattern}: {error}{self._others(error, kwargs)}; its signature is {self._signature}") from None
         payload: dict[str, Any] = {}
         for name, value in bound.arguments.items():
             kind = self._signature.parameters[name].kind
@@ -100,7 +100,15 @@ class Definition(Generic[P, R]):
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise PayloadMismatch(f"the payload does not fit {self.pattern}{self._signature}: {error}") from None
+            others = self._others(error, kwargs)
+            raise PayloadMismatch(f"the payload does not fit {self.pattern}{self._signature}: {error}{others}") from None
+
+    def _others(self, error: TypeError, kwargs: dict[str, Any]) -> str:
+        """Return what `Signature.bind` does not add to its first complaint: names that no argument has, mistyped ones say."""
+        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in self._signature.parameters.values()):
+            return ""
+        unexpected = [repr(name) for name in kwargs if name not in self._names and repr(name) not in str(error)]
+        return f", and got an unexpected {', '.join(unexpected)}" if unexpected else ""
 
     def __repr__(self) -> str:
         return f"<handler {self.pattern!r}: {getattr(self.function, '__qualname__', self.function)}>"
@@ -133,6 +141,9 @@ class Registry:
 
         Raises `RegistrationError` for a blank or taken type or what cannot be called, `UnknownOption` and `InvalidOption`.
         """
+        if callable(type):
+            name = getattr(type, "__name__", "name")
+            raise RegistrationError(f"{type!r} is a function, not a task type: write @registry.task({name!r}) above it")
         if not isinstance(type, str) or not type.strip():
             raise RegistrationError(f"the task type {type!r} cannot be registered: give text such as 'email:send'")
         check_type(type)

@@ -4,7 +4,7 @@ A `Task` is what a program hands over: a type, a payload, options. A job is that
 of one. Every option is checked here and nowhere else, so a mistake is reported where it was written.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -67,8 +67,10 @@ def _integer(minimum: int) -> Callable[[str, object], int]:
     def check(option: str, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidOption(option, value, "give a whole number")
-        if not minimum <= value <= _LARGEST_INTEGER:
-            raise InvalidOption(option, value, f"it must be between {minimum} and {_LARGEST_INTEGER}")
+        if value < minimum:
+            raise InvalidOption(option, value, f"it must be at least {minimum}")
+        if value > _LARGEST_INTEGER:
+            raise InvalidOption(option, value, f"it must be at most {_LARGEST_INTEGER}")
         return value
 
     return check
@@ -119,12 +121,34 @@ def check_options(options: Mapping[str, Any], allowed: frozenset[str] | None = N
     for option, value in options.items():
         check = _CHECKS.get(option)
         if check is None or (allowed is not None and option not in allowed):
-            raise UnknownOption(option, f"the options are {', '.join(sorted(allowed or _CHECKS))}")
+            raise _unknown(option, frozenset(_CHECKS) if allowed is None else allowed, "the options")
         if value is not None:
             checked[option] = check(option, value)
     if "process_in" in checked and "process_at" in checked:
         raise InvalidOption("process_at", options["process_at"], "give either process_in or process_at, not both")
     return checked
+
+
+_FOREIGN = {"retries": "max_retry", "delay": "process_in", "countdown": "process_in", "eta": "process_at"}
+"""Options as other queues call them."""
+
+
+def _unknown(option: str, allowed: frozenset[str], what: str) -> UnknownOption:
+    """Return the error for an option that is not among those allowed, with the one that was most likely meant."""
+    run_time = "run_timeout" if "run_timeout" in allowed else "timeout"
+    if option in ("timeout", "run_timeout"):
+        hint = f"here it is called {run_time}"
+    else:
+        meant = run_time if option == "time_limit" else _FOREIGN.get(option, option)
+        if meant in _CHECKS and meant not in allowed:
+            hint = f"give {meant} with each task, as it is not the same for all"
+        else:
+            from difflib import get_close_matches
+
+            near = [meant] if meant in allowed else get_close_matches(meant, sorted(allowed), n=1)
+            hint = f"did you mean {near[0]}?" if near else ""
+    listed = f"{what} are {', '.join(sorted(allowed))}"
+    return UnknownOption(option, f"{hint} ({listed})" if hint else listed)
 
 
 def check_unique(options: Mapping[str, Any]) -> None:
@@ -144,7 +168,7 @@ def check_call_options(options: Mapping[str, Any]) -> dict[str, Any]:
     renamed = dict(options)
     unknown = next((option for option in options if option not in CALL_OPTIONS), None)
     if unknown is not None:
-        raise UnknownOption(unknown, f"the options of a call are {', '.join(sorted(CALL_OPTIONS))}")
+        raise _unknown(unknown, CALL_OPTIONS, "the options of a call")
     if "run_timeout" in renamed:
         value = renamed.pop("run_timeout")
         if value is not None:
@@ -245,6 +269,10 @@ def check_task(task: object) -> Task:
         return task
     if callable(getattr(task, "task", None)):
         raise InvalidTask(f"{task!r} is a handler, not a task: call its .task(...) with the arguments")
+    if getattr(task, "__name__", None) == "task" and hasattr(task, "__self__"):
+        raise InvalidTask(f"{task!r} is the method that makes a task, not a task: call it with the arguments, handler.task(...)")
+    if task is None or isinstance(task, Coroutine):
+        raise InvalidTask(f"{task!r} is not a Task: did you call the handler itself? Use handler.task(...)")
     raise InvalidTask(f"{task!r} is not a Task: make one with Task(type, payload) or handler.task(...)")
 
 

@@ -14,6 +14,7 @@ limit is enforced, no running job is interrupted, and a handler that ends its pr
 """
 
 import asyncio
+import math
 import os
 import threading
 import time
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fireforget import payload as json_payload
 from fireforget._claims import MOST_EXPIRED, MOST_FORWARDED, Claimed, Claims
@@ -81,9 +82,7 @@ class ManualClock:
     @property
     def now(self) -> datetime:
         """The time as an aware datetime in UTC."""
-        now = to_datetime(self._now)
-        assert now is not None
-        return now
+        return self._rounded(self._now)
 
     def advance(self, seconds: Seconds) -> None:
         """Let time pass: `seconds` is an int, float or timedelta of 0 or more; raises `InvalidOption` for anything else."""
@@ -91,13 +90,23 @@ class ManualClock:
             self._now += to_seconds("seconds", seconds)
 
     def move_to(self, instant: datetime) -> None:
-        """Go to an instant, such as the `next_process_at` of a job: what is due at it is due then.
+        """Go to an instant, such as the `next_process_at` of a job: `now` is that instant, and what is due at it is due.
 
-        The clock stands a microsecond behind it, since a datetime is rounded and the stored instant may be later by less than
-        that. It may go back, as when somebody sets a machine's clock. Raises `InvalidOption` for a naive datetime.
+        It may go back, as when somebody sets a machine's clock. Raises `InvalidOption` for a naive datetime.
         """
+        reached = to_unix("instant", instant)
+        # A datetime is rounded to a microsecond: the stored instant may be the last one that is rounded to this datetime.
+        latest = reached + 0.0000005
+        while self._rounded(latest) > instant:
+            latest = math.nextafter(latest, -math.inf)
         with self._lock:
-            self._now = to_unix("instant", instant) + 0.000001
+            self._now = max(reached, latest)
+
+    @staticmethod
+    def _rounded(instant: float) -> datetime:
+        rounded = to_datetime(instant)
+        assert rounded is not None
+        return rounded
 
     def __repr__(self) -> str:
         return f"ManualClock({self.now.isoformat()})"
@@ -148,7 +157,8 @@ class RecordingEnqueuer(Intake):
     taken. `clock` returns Unix seconds; `max_payload` is the largest payload in bytes of JSON (1 MiB).
 
     It implements `Enqueuer`, and may be shared between threads. What it lacks is what takes a file: `connection=`, `Inspector`,
-    `Worker` and other processes; use a `SqliteQueue` in a temporary folder for those.
+    `Worker` and other processes; use a `SqliteQueue` in a temporary folder for those. It lacks `wait` too, since nothing runs
+    unless the test says so: `drain`, then `get`.
     """
 
     def __init__(self, *, clock: Clock = time.time, max_payload: int = DEFAULT_MAX_PAYLOAD) -> None:
@@ -256,6 +266,13 @@ class RecordingEnqueuer(Intake):
         with self._lock:
             self._begin()
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            if name == "wait":
+                raise AttributeError("a RecordingEnqueuer has no wait, since nothing runs by itself: drain it, then get the job")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __enter__(self) -> "RecordingEnqueuer":
         return self
 
@@ -324,10 +341,12 @@ def drain(
     An exception of a handler, SystemExit included, is a failed run; with `raise_errors` the first one is raised once its job is
     settled. Timeouts are not enforced, since that takes a process to kill; `current_job().timeout` tells them.
 
-    Raises `InvalidOption` for arguments that cannot be, and `FireforgetError` where `async` handlers would have to run inside a
-    running event loop: call it from there with `await asyncio.to_thread(drain, queue, registry)`. Drains may run at the same time
-    as each other, and beside workers: no job runs twice.
+    Raises `TypeError` for what is no queue or no registry, `InvalidOption` for options that cannot be, and `FireforgetError`
+    where `async` handlers would have to run inside a running event loop: call it from there with
+    `await asyncio.to_thread(drain, queue, registry)`. Drains may run at the same time as each other, and beside workers: no job
+    runs twice.
     """
+    _check_drained(queue, registry)
     _check_count("max_jobs", max_jobs)
     weights = None if queues is None else Settings.checked(queues=queues).queues
     if _in_event_loop() and any(definition.is_async for definition in registry.definitions.values()):
@@ -347,6 +366,18 @@ def drain(
             if until is not None and until(run):
                 break
     return runs
+
+
+def _check_drained(queue: object, registry: object) -> None:
+    if not isinstance(queue, SqliteQueue | RecordingEnqueuer):
+        hint = ""
+        if isinstance(queue, Registry):
+            hint = ": the queue comes first, drain(queue, registry)"
+        elif isinstance(queue, str | os.PathLike):
+            hint = f": open it, SqliteQueue({os.fspath(queue)!r})"
+        raise TypeError(f"drain needs a SqliteQueue or a RecordingEnqueuer, not {queue!r}{hint}")
+    if not isinstance(registry, Registry):
+        raise TypeError(f"drain needs a Registry, not {registry!r}: drain(queue, registry)")
 
 
 def _check_count(name: str, value: object) -> None:

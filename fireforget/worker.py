@@ -7,10 +7,12 @@ not start, each with one clear line. Nothing is defined here that a child would 
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 
 from fireforget import logs
+from fireforget._cli_parser import DEFAULT_DB, Parser, a_count, a_duration, nearest, prog
 from fireforget._pool.config import DEFAULT_METRICS_INTERVAL, DEFAULT_QUEUES, DEFAULT_SHUTDOWN_TIMEOUT
 from fireforget._pool.control import Worker
 from fireforget.app import AppError, load_registry
@@ -18,18 +20,18 @@ from fireforget.errors import FireforgetError
 
 __all__ = ["Worker", "main"]
 
-DEFAULT_DB = "fireforget.db"
+_CALLED = "python -m fireforget.worker"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a worker as the command line says; return the exit code."""
-    arguments = parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, *, called: str = _CALLED) -> int:
+    """Run a worker as the command line says; return the exit code. `called` is what its help calls it."""
+    arguments = parser(called).parse_args(argv)
     logs.configure(arguments.log_level, arguments.log_format)
     try:
         worker = _worker_of(arguments)
         worker.open()
     except AppError as error:
-        return _refuse(str(error))
+        return _refuse(f"{error}{_list_hint(arguments.app)}")
     except (FireforgetError, OSError) as error:
         return _refuse(str(error))
     try:
@@ -47,28 +49,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(called: str = _CALLED) -> argparse.ArgumentParser:
     """Return the parser of the worker's flags."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fireforget.worker",
+    parser = Parser(
+        prog=called,
+        speaker="fireforget worker",
         description="Run the jobs of an application in a pool of processes.",
-        epilog="Example: python -m fireforget.worker shop.jobs:registry --db shop.db --concurrency 4",
+        epilog=f"example:\n  {called} shop.jobs:registry --db shop.db --concurrency 4",
     )
     parser.add_argument("app", metavar="APP", help="the registry, as module:name")
     add_db_flag(parser)
     add = parser.add_argument
-    add("--concurrency", type=int, metavar="N", help="child processes (default: the number of CPUs)")
-    add("--threads", type=int, default=1, metavar="N", help="jobs at once in each child (default: 1)")
+    add("--concurrency", type=a_count, metavar="N", help="child processes (default: the number of CPUs)")
+    add("--threads", type=a_count, default=1, metavar="N", help="jobs at once in each child (default: 1)")
     queues = ",".join(f"{name}={weight}" for name, weight in DEFAULT_QUEUES.items())
     add("--queues", type=_queues, metavar="NAME=WEIGHT,...", help=f"queues to serve, with weights (default: {queues})")
     add("--strict-priority", action="store_true", help="heavier queues first, always")
     add("--burst", action="store_true", help="exit once nothing that it can run is pending, active or due")
     add("--metrics-file", metavar="PATH", help="write metrics for Prometheus there")
-    add("--metrics-interval", type=float, metavar="S", help=f"at most every S seconds (default: {DEFAULT_METRICS_INTERVAL:g})")
-    add("--shutdown-timeout", type=float, metavar="S", help=f"for running jobs at a stop (default: {DEFAULT_SHUTDOWN_TIMEOUT:g})")
-    add("--max-tasks-per-child", type=int, metavar="N", help="replace a child after N jobs")
-    add("--max-rss-mb", type=int, metavar="N", help="replace a child that uses more than N MiB")
-    add("--log-level", choices=("debug", "info", "warning", "error", "critical"), default="info", help="default: info")
+    add(
+        "--metrics-interval",
+        type=a_duration,
+        metavar="S",
+        help=f"at most so often: 30, 30s, 1m (default: {DEFAULT_METRICS_INTERVAL:g})",
+    )
+    add(
+        "--shutdown-timeout",
+        type=a_duration,
+        metavar="S",
+        help=f"for running jobs at a stop: 30, 30s, 5m (default: {DEFAULT_SHUTDOWN_TIMEOUT:g})",
+    )
+    add("--max-tasks-per-child", type=a_count, metavar="N", help="replace a child after N jobs")
+    add("--max-rss-mb", type=a_count, metavar="N", help="replace a child that uses more than N MiB")
+    levels = ("debug", "info", "warning", "error", "critical")
+    add("--log-level", type=str.lower, choices=levels, default="info", help="default: info")
     add("--log-format", choices=("text", "json"), default="text", help="default: text")
     return parser
 
@@ -85,6 +99,10 @@ def _queues(text: str) -> dict[str, int]:
         name, separator, weight = part.strip().rpartition("=")
         if not separator:
             name, weight = part.strip(), "1"
+        if not separator and (colon := re.fullmatch(r"(.+):(\d+)", name)):
+            raise argparse.ArgumentTypeError(
+                f"write {colon[1]}={colon[2]} for a weight, or {name}=1 for a queue that is called {name!r}"
+            )
         if not name or not weight.isdecimal() or name in weights:
             raise argparse.ArgumentTypeError(f"{part!r} is not NAME=WEIGHT, such as critical=6, each name once")
         weights[name] = int(weight)
@@ -107,6 +125,11 @@ def _worker_of(arguments: argparse.Namespace) -> Worker:
         max_tasks_per_child=arguments.max_tasks_per_child,
         max_rss_mb=arguments.max_rss_mb,
     )
+
+
+def _list_hint(app: str) -> str:
+    """Return a hint for who wanted the command `worker list`, which this is not."""
+    return f"; to list workers: {prog()} worker list" if ":" not in app and nearest(app, ["list"]) else ""
 
 
 def _refuse(message: str) -> int:

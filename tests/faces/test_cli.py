@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fireforget import Inspector, Progress, Task, _cli_common, _cli_output, _cli_queues, cli
+from fireforget import Inspector, Progress, Task, _cli_output, _cli_parser, _cli_queues, cli, worker
 from fireforget._claims import Claims, Settlement
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,6 +183,48 @@ def test_a_file_that_does_not_exist_is_not_created(refused, path, words):
     assert not os.path.exists(path)
 
 
+def test_only_enqueue_has_a_flag_to_create_a_file(refused):
+    """So only it speaks of it."""
+    assert "--create" in refused(2, "enqueue", "t")
+    assert "--create" not in refused(2, "stats")
+
+
+LOOKING = ["stats", "queue list", "queue show low", "task list", "task show x", "worker list"]
+CHANGING = ["queue pause low", "queue resume low", "queue delete low", "enqueue t", "task update x --priority 1"]
+CHANGING += [f"task {name} x" for name in ("run", "archive", "cancel", "delete")]
+
+
+@pytest.mark.parametrize("words", LOOKING + CHANGING)
+@pytest.mark.parametrize("kind", ["delete", "wal", "empty"])
+def test_a_database_of_another_program_is_left_byte_for_byte(refused, path, sql, words, kind):
+    """Neither its journal mode nor its tables change, and no file appears beside it; an empty file stays empty."""
+    if kind == "empty":
+        Path(path).touch()
+    else:
+        sql(f"PRAGMA journal_mode = {kind}")
+        sql("CREATE TABLE customer (name TEXT)")
+    before = Path(path).read_bytes()
+    assert "this is no fireforget database" in refused(2, *words.split())
+    assert Path(path).read_bytes() == before
+    assert os.listdir(os.path.dirname(path)) == [os.path.basename(path)]
+
+
+def test_a_database_of_another_program_gets_a_queue_when_that_is_asked_for(ok, path, sql):
+    """By `enqueue --create`; from then on every command takes it."""
+    sql("CREATE TABLE customer (name TEXT)")
+    ok("enqueue", "t", "--create")
+    ok("enqueue", "t")
+    assert len(json.loads(ok("task", "list", "--json"))["tasks"]) == 2
+    assert sql("SELECT count(*) FROM customer") == [(0,)]
+
+
+def test_a_queue_whose_tables_are_in_the_wal_alone_is_recognized(ok, queue):
+    """As while the first program that has opened it goes on."""
+    queue.enqueue(Task("t"))
+    assert os.path.getsize(queue.path + "-wal") > 0
+    assert "1" in ok("stats")
+
+
 def test_a_file_that_is_no_queue_is_refused(refused, path):
     """In one line, with what it is."""
     Path(path).write_text("no database, but text that is long enough to be looked at" * 50)
@@ -199,7 +241,11 @@ def test_a_file_that_is_no_queue_is_refused(refused, path):
         ("queue show defualt", 1, "no queue 'defualt': did you mean 'default'"),
         ("task list --queue hihg", 1, "did you mean 'high'"),
         ("task cancel --state pending --queue hihg --yes", 1, "did you mean 'high'"),
-        ("task show brokn", 1, "did you mean broken"),
+        (
+            "task show brokn",
+            1,
+            "completed and was not kept (give it a retention), was deleted, or never existed; did you mean broken?",
+        ),
         ("task run brokn", 1, "did you mean broken"),
         ("task list --after brokn", 1, "did you mean broken"),
         ("task show nothing-alike", 1, "no job 'nothing-alike' is stored"),
@@ -218,8 +264,23 @@ def test_a_file_that_is_no_queue_is_refused(refused, path):
         ("enqueue t --timeout 0", 2, "above 0"),
         ("enqueue t --task-id broken", 1, "taken"),
         ("task run waiting", 1, "is pending"),
-        ("queue delete high", 1, "has 1 job: delete it with force"),
+        ("queue delete high", 1, "has 1 job: give --force to delete"),
         ("", 2, "COMMAND"),
+        (
+            "task list --stat pending --lmit 3",
+            2,
+            "no option '--lmit': did you mean '--limit'? (see python -m fireforget task list --help)",
+        ),
+        ("task show --jsn", 2, "no option '--jsn': did you mean '--json'? (see python -m fireforget task show --help)"),
+        ("task --jsn list", 2, "no option '--jsn': did you mean '--json'? (see python -m fireforget task --help)"),
+        ("--db x.db --jsn stats", 2, "no option '--jsn': did you mean '--json'? (see python -m fireforget --help)"),
+        ("stats -x", 2, "no option '-x'"),
+        ("stats low", 2, "'low' is one word too many (see python -m fireforget stats --help)"),
+        ("stats --watch 0", 2, "'0' is too short or too long: give from 0.1 seconds to a day"),
+        ("stats --watch 0.09", 2, "from 0.1 seconds"),
+        ("stats --watch -1", 2, "from 0.1 seconds"),
+        ("stats --watch 2d", 2, "from 0.1 seconds"),
+        ("stats --watch nan", 2, "'nan' is no duration"),
     ],
 )
 def test_a_mistake_gets_one_line_with_what_to_do(refused, queue, archived, words, expected, said):
@@ -269,10 +330,19 @@ def test_a_second_one_of_a_unique_task_is_refused(ok, refused, queue):
     assert job_id in refused(1, "enqueue", "t", "--unique-for", "60")
 
 
+@pytest.mark.parametrize("payload", [{"a": 1}, None, [1, 2], "text", 7])
+def test_a_payload_is_any_json(ok, queue, payload):
+    """The help says what becomes of each kind."""
+    job_id = ok("enqueue", "t", "--payload", json.dumps(payload)).split()[0]
+    assert queue.get(job_id).payload == payload
+    said = " ".join(ok("enqueue", "--help").split())
+    assert "any JSON: an object has the handler's arguments by name, null has none, anything else is its only one" in said
+
+
 # --- looking ----------------------------------------------------------------------------------------------------------------
 
 
-def test_stats_print_queues_states_and_workers(ok, queue, archived):
+def test_stats_print_queues_states_and_workers(ok, queue, archived, sql):
     """As a table, and as JSON with every state."""
     queue.enqueue_many([Task("t")] * 3, queue="low")
     ok("queue", "pause", "low")
@@ -280,6 +350,9 @@ def test_stats_print_queues_states_and_workers(ok, queue, archived):
     assert re.search(r"^queue +pending +archived +latency$", table, re.MULTILINE)
     assert re.search(r"^low \(paused\) +3 +0 +[\d.]+s$", table, re.MULTILINE)
     assert "1 worker:\n  host:1:abc  2 children, 0 active jobs, since" in table
+    sql("UPDATE fireforget_worker SET concurrency = 1")
+    assert "host:1:abc  1 child, 0 active jobs, since" in ok("stats")
+    assert "host:1:abc  weight 1, 1 child\n" in ok("queue", "show", "low")
     members = json.loads(ok("stats", "--json"))
     assert [(q["queue"], q["size"], q["paused"]) for q in members["queues"]] == [("default", 1, False), ("low", 3, True)]
     assert members["queues"][1]["states"]["pending"] == 3
@@ -386,6 +459,45 @@ def test_a_worker_is_given_its_own_flags(say, path):
     assert cli._flags_of_worker(["task", "list"]) is None
     code, out, _ = say("worker", "--help")
     assert code == 0 and "--concurrency" in out
+    assert "usage: python -m fireforget worker [" in out and "\n  python -m fireforget worker shop.jobs:registry" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("a:b --concurency 2", "there is no option '--concurency': did you mean '--concurrency'?"),
+        ("--burts", "there is no option '--burts': did you mean '--burst'?"),
+        ("a:b --concurrency two", "--concurrency: 'two' is not a whole number above 0"),
+        ("a:b --shutdown-timeout soon", "--shutdown-timeout: 'soon' is no duration: give seconds, or such as 10m"),
+        ("a:b --log-level loud", "--log-level: there is no value 'loud': choose among debug, info"),
+        ("a:b --log-format jsn", "did you mean 'json'?"),
+        ("a:b --queues low,critical:3", "write critical=3 for a weight, or critical:3=1 for a queue that is called 'critical:3'"),
+        ("", "required: APP"),
+    ],
+)
+def test_a_mistake_in_the_flags_of_a_worker_gets_one_line(say, words, said):
+    """As with every other command, and its help page by the name that it was called."""
+    code, out, err = say("worker", *words.split())
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("fireforget worker: ") and said in err
+    assert err.endswith("(see python -m fireforget worker --help)\n")
+
+
+def test_flags_of_a_worker_are_read_as_those_of_other_commands():
+    """Durations with units, levels in either case, queues whose names have a colon."""
+    words = "a:b --shutdown-timeout 30s --metrics-interval 1m --log-level INFO --queues mail:3=2,a:b"
+    given = worker.parser().parse_args(words.split())
+    assert (given.shutdown_timeout, given.metrics_interval, given.log_level) == (30.0, 60.0, "info")
+    assert given.queues == {"mail:3": 2, "a:b": 1}
+
+
+@pytest.mark.parametrize("word", ["lst", "lists"])
+def test_who_wants_to_list_workers_is_told_how(say, word, monkeypatch):
+    """A mistyped `list` is taken for an application; `list` itself is too, where only workers are started."""
+    monkeypatch.setattr(worker.logs, "configure", lambda *_: None)
+    code, _, err = say("worker", word)
+    assert code == 2 and err.endswith("; to list workers: python -m fireforget worker list\n")
+    assert worker.main(["list"]) == 2
 
 
 # --- changing ---------------------------------------------------------------------------------------------------------------
@@ -488,7 +600,7 @@ def test_durations_are_said_as_people_say_them(seconds, long, short):
 )
 def test_durations_are_read_as_people_write_them(text, seconds):
     """A number is seconds."""
-    assert _cli_common.a_duration(text) == seconds
+    assert _cli_parser.a_duration(text) == seconds
 
 
 def test_progress_of_nothing_is_shown_as_nothing():

@@ -89,9 +89,18 @@ def test_everything_that_the_demo_names_is_there_to_be_looked_at(folder, start):
     assert {line.split("\t")[1] for line in (kept / "seen.log").read_text().splitlines()} == {
         str(path) for path in folder.rglob("*.*") if path.suffix in (".txt", ".md") and path.stat().st_size
     }
-    suggested = output.splitlines()[-1].split()
-    done = subprocess.run([sys.executable, *suggested[1:]], capture_output=True, text=True, timeout=SECONDS, cwd=ROOT, check=True)
+    assert re.search(rf"^Remove it, 0\.\d MB, with\nrm -r {re.escape(str(kept))}$", output, re.MULTILINE)
+    suggested = output.splitlines()[-1]
+    assert suggested.startswith(f"{sys.executable} -m fireforget stats ")
+    done = subprocess.run(suggested, shell=True, capture_output=True, text=True, timeout=SECONDS, cwd=ROOT, check=True)
     assert "archived" in done.stdout
+
+
+def test_the_command_that_the_demo_suggests_is_as_short_as_it_can_be(tmp_path, monkeypatch, capsys):
+    """`fireforget` where it was started as that; in one line, whatever the terminal's width."""
+    monkeypatch.setattr(sys, "argv", ["/opt/bin/fireforget", "demo"])
+    demo.report_place(demo.Place(tmp_path), demo.Screen(sys.stdout))
+    assert capsys.readouterr().out.splitlines()[-1] == f"fireforget stats --db {tmp_path / 'queue.db'}"
 
 
 @pytest.mark.parametrize("what", ["missing", "a file", "empty", "binary"])

@@ -113,6 +113,18 @@ def test_a_clock_can_be_moved_to_when_a_job_is_due(queue, registry, clock, note,
     assert len(drain(queue, registry)) == 1
 
 
+def test_a_clock_that_was_moved_is_where_it_was_moved_to(clock):
+    """To the microsecond, also back: as when somebody sets a machine's clock."""
+    for seconds in (86400.1234567, 0.000001, 1e9 / 3, -1 / 3):
+        instant = START + timedelta(seconds=seconds)
+        clock.move_to(instant)
+        assert clock.now == instant
+    assert clock.now < START
+    far = datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+    clock.move_to(far)
+    assert far.timestamp() <= clock()
+
+
 # --- what was handed over ---------------------------------------------------------------------------------------------------
 
 
@@ -657,3 +669,27 @@ def test_a_drain_and_a_worker_share_a_queue(tmp_path, registry, eventually):
         go_on.set()
         draining.join()
     assert [run.outcome for run in runs] == ["completed"]
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_drain_of_something_else_says_what_it_needs(recorder, registry):
+    """Arguments in the wrong order, a path, a registry's module: at once, and by name."""
+    for arguments, said in (
+        ((registry, recorder), r"the queue comes first, drain\(queue, registry\)"),
+        (("jobs.db", registry), r"open it, SqliteQueue\('jobs\.db'\)"),
+        ((recorder, None), "drain needs a Registry, not None"),
+        ((None, registry), "drain needs a SqliteQueue or a RecordingEnqueuer, not None"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            drain(*arguments)
+
+
+def test_a_recorder_that_is_waited_for_says_that_nothing_runs_by_itself(recorder):
+    """A test would otherwise look for a mistake in its own code."""
+    assert not hasattr(recorder, "wait")
+    with pytest.raises(AttributeError, match="has no wait, since nothing runs by itself: drain it"):
+        recorder.wait("id")
+    with pytest.raises(AttributeError, match="'RecordingEnqueuer' object has no attribute 'wiat'"):
+        recorder.wiat("id")

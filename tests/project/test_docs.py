@@ -15,13 +15,16 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shlex
+import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -30,16 +33,42 @@ from typing import Any, NamedTuple
 import pytest
 
 import fireforget
-from fireforget import Inspector, Registry, SqliteQueue, State, Task, TaskInfo, Worker, cli, logs, patterns, task, testing, worker
+from fireforget import (
+    Inspector,
+    Progress,
+    Registry,
+    SqliteQueue,
+    State,
+    Task,
+    TaskInfo,
+    Worker,
+    _cli_tasks,
+    app,
+    cli,
+    errors,
+    inspector,
+    logs,
+    middleware,
+    patterns,
+    task,
+    testing,
+    worker,
+)
+from fireforget import registry as registry_module
 from fireforget._pool.config import DEFAULT_QUEUES, Settings
 from fireforget.job import Job
 from fireforget.metrics import METRICS
+from fireforget.registry import Definition
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-DOCUMENTS.remove(ROOT / "docs" / "reference" / "commands.md")  # it has many commands: faces/test_cli.py runs it
+COMMANDS_PAGE = ROOT / "docs" / "reference" / "commands.md"
+DOCUMENTS.remove(COMMANDS_PAGE)  # it has many commands: faces/test_cli.py runs it
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 JOBS = (ROOT / "docs" / "async-jobs.md").read_text(encoding="utf-8")
+API = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+EMBED = (ROOT / "docs" / "how-to" / "embed-a-worker.md").read_text(encoding="utf-8")
+REFERENCE = COMMANDS_PAGE.read_text(encoding="utf-8")
 PATIENCE = 60
 """Seconds that a command of the documentation may take."""
 
@@ -265,6 +294,7 @@ def parameters() -> set[str]:
     """Return every name that some public call takes, and every option."""
     names = {*task._CHECKS, "retry_delay", "run_timeout"}
     public = [(fireforget, name) for name in fireforget.__all__] + [(testing, name) for name in testing.__all__]
+    public += [(patterns, "configure"), (registry_module, "Definition")]
     for home, name in public:
         thing = getattr(home, name)
         callables = [thing, *(member for _, member in inspect.getmembers(thing, inspect.isfunction))] if callable(thing) else []
@@ -286,7 +316,8 @@ def test_every_argument_and_class_in_a_document_exists(document: Path) -> None:
         for name in re.findall(r"(?:^|[(, ])([a-z_]\w*)=(?!=)", call[1] if call else ""):
             assert name in known, f"`{span}`: nothing takes {name}="
         if re.fullmatch(r"(?:[A-Z][a-z]+){2,}", span):
-            assert span in builtin or hasattr(fireforget, span) or hasattr(testing, span), f"`{span}` does not exist"
+            homes = (fireforget, testing, registry_module, middleware, app, errors, inspector, logs)
+            assert span in builtin or any(hasattr(home, span) for home in homes), f"`{span}` does not exist"
 
 
 @every_document
@@ -304,7 +335,8 @@ def test_every_command_in_the_text_of_a_document_exists(document: Path) -> None:
         elif words[:2] == ["python", "-m"]:
             assert importlib.util.find_spec(words[2]), f"`{span}`: there is no such module"
         for flag in re.findall(r"(?<!\w)--[a-z][a-z-]+", span):
-            assert flag in worker_flags() or words[0] == "python", f"`{span}`: there is no flag {flag}"
+            known = flag in worker_flags() or flag == "--json" or words[0] == "python"
+            assert known, f"`{span}`: there is no flag {flag}"
 
 
 @pytest.fixture(scope="module")
@@ -329,12 +361,27 @@ def test_every_metric_and_view_in_a_document_exists(document: Path, names_in_the
         assert name in known, f"{name} is neither a metric nor a view"
 
 
-@every_document
-def test_every_link_of_a_document_leads_to_a_file(document: Path) -> None:
-    """No link is dead inside the checkout."""
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
+def anchors(document: Path) -> set[str]:
+    """Return what a link may name behind `#`: the headings, as they are made into anchors."""
+    headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", document.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, COMMANDS_PAGE], ids=lambda path: path.name)
+def test_every_link_of_a_document_leads_somewhere(document: Path) -> None:
+    """No link is dead inside the checkout, and a heading that it names is there."""
+    for target in re.findall(r"\]\(([^)]+)\)", _FENCE.sub("", document.read_text(encoding="utf-8"))):
         if "://" not in target:
-            assert (document.parent / target).exists(), f"{target} is not there"
+            name, _, heading = target.partition("#")
+            file = document.parent / name if name else document
+            assert file.exists(), f"{target} is not there"
+            assert not heading or heading in anchors(file), f"{target}: there is no such heading"
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    """Whoever starts at the README finds all that is written."""
+    linked = {(ROOT / target).resolve() for target in re.findall(r"\]\(([^)#]+)[^)]*\)", README) if "://" not in target}
+    assert set((ROOT / "docs").rglob("*.md")) <= linked
 
 
 # --- tables -------------------------------------------------------------------------------------------------------------
@@ -457,3 +504,251 @@ def test_the_weights_in_the_docs_are_those_of_the_worker() -> None:
 def test_the_changelog_has_an_entry_for_this_version() -> None:
     """A version without a word for its users is not released."""
     assert f"## {fireforget.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+# --- the API reference --------------------------------------------------------------------------------------------------
+
+
+def public_members(kind: type) -> set[str]:
+    """Return the names of a class that are not ours, inherited ones too."""
+    return {name for name in dir(kind) if not name.startswith("_") and not hasattr(object, name)}
+
+
+def named(first_header: str) -> set[str]:
+    """Return what the rows of a table of the reference are about: the name that each begins with."""
+    return {re.match(r"\w+", code(row[0]))[0] for row in table(API, first_header)}  # type: ignore[index]
+
+
+def error_classes() -> dict[str, type[BaseException]]:
+    """Return every exception that fireforget may raise, wherever it is written down."""
+    importlib.import_module("fireforget.testing")  # which loads whatever there is
+    found: dict[str, type[BaseException]] = {}
+    left: list[type[BaseException]] = [fireforget.FireforgetError, errors.Interruption]
+    while left:
+        kind = left.pop()
+        left += kind.__subclasses__()
+        if kind.__module__.startswith("fireforget.") and not kind.__module__.startswith(("fireforget._", "fireforget.demo")):
+            found[kind.__name__] = kind
+    return found
+
+
+def test_the_reference_has_every_public_name_and_no_others() -> None:
+    """What can be imported from `fireforget` is in the table of names, or in that of errors."""
+    public = set(fireforget.__all__)
+    assert named("name") == public - error_classes().keys()
+    assert public & error_classes().keys() <= named("error")
+
+
+@pytest.mark.parametrize(
+    ("first_header", "kind", "more"),
+    [
+        ("member", Task, set()),
+        ("member of a queue", SqliteQueue, set()),
+        ("member of a registry", Registry, set()),
+        ("member of a definition", Definition, {"definition", "pattern", "function", "options", "retry_delay", "is_async"}),
+        ("member of a job", Job, set()),
+        ("member of a worker", Worker, set()),
+        ("member of an inspector", Inspector, set()),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_the_reference_has_every_member_and_no_others(first_header: str, kind: type, more: set[str]) -> None:
+    """Methods, properties and attributes, both ways; `more` are those that an instance has alone."""
+    assert named(first_header) == public_members(kind) | more
+
+
+@pytest.mark.parametrize(("first_header", "kind"), [("field", TaskInfo), ("field of a progress", Progress)])
+def test_the_reference_has_every_field_and_no_others(first_header: str, kind: Any) -> None:
+    """In the order of the class."""
+    assert [code(row[0]) for row in table(API, first_header)] == [field.name for field in dataclasses.fields(kind)]
+
+
+def test_the_reference_has_every_state_and_no_others() -> None:
+    """In the order of the class."""
+    assert [code(row[0]) for row in table(API, "value")] == [state.value for state in State]
+
+
+@pytest.mark.parametrize(
+    ("first_header", "kind"),
+    [("argument of a queue", SqliteQueue), ("argument of a registry", Registry), ("argument of a worker", Worker)],
+)
+def test_the_reference_has_every_argument_of_a_constructor_and_no_others(first_header: str, kind: type) -> None:
+    """In the order of the signature."""
+    assert [code(row[0]) for row in table(API, first_header)] == list(inspect.signature(kind).parameters)
+
+
+@pytest.mark.parametrize(
+    ("first_header", "home"),
+    [("member of a queue", SqliteQueue), ("member of an inspector", Inspector), ("member of a worker", Worker),
+     ("member of a job", Job), ("member of a registry", Registry), ("function", patterns)],
+)  # fmt: skip
+def test_the_reference_has_the_arguments_of_every_method(first_header: str, home: Any) -> None:
+    """Each call in the first column names what the code takes, in its order, with its defaults where they are given."""
+    for row in table(API, first_header):
+        name, bracket, arguments = code(row[0]).partition("(")
+        if not bracket:
+            continue
+        call = inspect.signature(getattr(home, name, None) or getattr(fireforget, name))
+        actual = [parameter for parameter in call.parameters.values() if parameter.name != "self"]
+        written = [argument for argument in arguments.rstrip(")").split(", ") if argument not in ("", "*")]
+        assert [argument.lstrip("*").partition("=")[0] for argument in written] == [parameter.name for parameter in actual], name
+        for argument, parameter in zip(written, actual, strict=True):
+            _, equals, default = argument.partition("=")
+            assert not equals or default == repr(parameter.default), f"{name}: {argument}"
+
+
+def test_the_reference_has_every_option_with_its_default_and_no_others() -> None:
+    """The same options as in the README, with the same defaults, and where each may be given."""
+    rows = table(API, "task option")
+    assert {code(row[0]) for row in rows} == task._CHECKS.keys()
+    assert {code(row[0]) for row in rows if row[4] == "yes"} | {"run_timeout"} == task.CALL_OPTIONS
+    assert {code(row[0]) for row in rows if row[5] == "yes"} == task.HANDLER_OPTIONS
+    defaults = {code(row[0]): row[3] for row in rows}
+    for row in table(README, "option"):
+        option, default = code(row[0]), row[2]
+        if option not in ("retry_delay", "timeout", "task_id"):
+            assert defaults[option] == default, option
+    assert defaults["timeout"].startswith(f"{task.DEFAULT_TIMEOUT:g};")
+
+
+def test_the_reference_has_the_defaults_of_the_code() -> None:
+    """Where a default is a number, it is the one that is used."""
+    documented = {code(row[0]): row[2] for row in table(API, "argument of a worker")}
+    for name in ("threads", "strict_priority", "burst", "metrics_interval", "shutdown_timeout"):
+        default = getattr(Settings(), name)
+        assert documented[name] == (f"{default:g}" if isinstance(default, float) else str(default)), name
+    weights = ", ".join(f"`{queue}` {weight}" for queue, weight in DEFAULT_QUEUES.items())
+    assert documented["queues"] == weights
+    of_queue = {code(row[0]): row[2].strip("`") for row in table(API, "argument of a queue")}
+    for name, parameter in inspect.signature(SqliteQueue).parameters.items():
+        if name in ("durability", "max_payload"):
+            assert of_queue[name] == str(parameter.default)
+    buffer = patterns._submissions.buffer
+    fresh = type(buffer)()
+    assert f"{fresh.max_submissions} submissions and {fresh.max_bytes} bytes" in API
+
+
+def test_the_reference_has_every_error_with_its_bases_and_no_others() -> None:
+    """Both ways; and those that cannot be imported from `fireforget` are said to be elsewhere."""
+    rows = {code(row[0]): row for row in table(API, "error")}
+    classes = error_classes()
+    assert rows.keys() == classes.keys()
+    for name, kind in classes.items():
+        assert re.findall(r"`(\w+)`", rows[name][1]) == [base.__name__ for base in kind.__bases__], name
+    for name in classes.keys() - set(fireforget.__all__):
+        assert f"`{name}` is in `{classes[name].__module__}`" in API or f"`{name}` in `{classes[name].__module__}`" in API, name
+
+
+def test_the_reference_has_the_fields_of_the_inspectors_records() -> None:
+    """Both ways."""
+    for row in table(API, "record"):
+        kind = getattr(inspector, code(row[0]))
+        fields = {field.name for field in dataclasses.fields(kind)} | (public_members(kind) & {"size"})
+        assert set(re.findall(r"`(\w+)`", row[1])) == fields, row
+
+
+def test_the_reference_has_every_log_field_and_no_others() -> None:
+    """In the order in which they are printed."""
+    assert [code(row[0]) for row in table(API, "log field")] == list(logs.FIELDS)
+
+
+# --- the embedded worker ------------------------------------------------------------------------------------------------
+
+
+def test_the_service_of_the_guide_runs_jobs_and_ends_in_good_order(tmp_path: Path) -> None:
+    """Its requests leave jobs, its worker runs them, and SIGTERM ends both."""
+    for fence in fences(EMBED):
+        if fence.mark in ("file: jobs.py", "file: service.py"):
+            (tmp_path / fence.mark.removeprefix("file: ")).write_text(fence.text, encoding="utf-8")
+    service = subprocess.Popen(
+        [sys.executable, "service.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert service.stdout is not None
+        port = int(service.stdout.readline().split()[-1])
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/cat.png", timeout=PATIENCE) as answer:
+            job_id = answer.read().decode()
+        with SqliteQueue(tmp_path / "jobs.db") as queue:
+            assert queue.wait(job_id, PATIENCE).result == "/cat.png.small"
+        service.send_signal(signal.SIGTERM)
+        service.communicate(timeout=PATIENCE)
+        assert service.returncode == 0
+        with SqliteQueue(tmp_path / "jobs.db") as queue:
+            assert Inspector(queue).workers() == []
+    finally:
+        service.kill()
+        service.communicate()
+
+
+# --- the commands -------------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_of_the_commands_has_every_unit_of_a_duration() -> None:
+    """Both ways."""
+    documented = {unit for row in table(REFERENCE, "unit") for unit in re.findall(r"`(\w+)`", row[0])}
+    assert documented == sys.modules[_cli_tasks.a_duration.__module__]._UNITS.keys()
+
+
+def test_the_reference_of_the_commands_has_the_shape_of_their_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever reads it with a program finds the members that the tables name, and no others."""
+    members = {row[0]: set(re.findall(r"`(\w+)`", row[1])) for row in table(REFERENCE, "value")}
+    path = tmp_path / "jobs.db"
+
+    def answer(*words: str) -> Any:
+        assert cli.main([*words, "--db", str(path), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    registry = Registry()
+
+    @registry.task("fails")
+    def fails() -> None:
+        raise errors.SkipRetry("no")
+
+    with SqliteQueue(path) as queue:
+        failed = queue.enqueue(fails.task())
+        testing.drain(queue, registry)
+        with Worker(Registry(), queue, concurrency=1):
+            stats = answer("stats")
+            assert stats.keys() == {"queues", "workers"}
+            assert stats["queues"][0].keys() == members["queue"] and stats["workers"][0].keys() == members["worker"]
+            assert answer("worker", "list") == stats["workers"]
+            assert answer("queue", "list") == stats["queues"]
+            assert answer("queue", "show", "default").keys() == members["queue"] | {"workers"}
+    assert stats["queues"][0]["states"].keys() == {state.value for state in State}
+    assert answer("enqueue", "any", "--task-id", "mine").keys() == members["job"]
+    assert answer("queue", "pause", "default") == [{"queue": "default", "changed": True}]
+    listed = answer("task", "list")
+    assert listed.keys() == {"tasks", "after"} and listed["after"] is None
+    assert all(job.keys() == members["job"] for job in listed["tasks"])
+    shown = answer("task", "show", failed.id)
+    assert shown.keys() == members["job"] | {"attempts"}
+    assert [attempt.keys() for attempt in shown["attempts"]] == [members["attempt"]]
+    assert len(answer("task", "show", failed.id, "mine")) == 2
+    assert answer("task", "archive", "mine") == [{"id": "mine", "state": "archived"}]
+    assert answer("task", "delete", "mine") == [{"id": "mine", "state": None}]
+    assert answer("task", "run", "--state", "archived") == {"matched": 1, "changed": 1}
+    assert answer("queue", "delete", "default", "--force", "--yes") == [{"queue": "default", "deleted_jobs": 1}]
+
+
+def test_the_exit_codes_in_the_docs_are_those_of_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scripts go by them: 0 done, 1 said no, 2 misused or no database, 130 after Ctrl-C."""
+    path = str(tmp_path / "jobs.db")
+    SqliteQueue(path).close()
+    found = {cli.main(["stats", "--db", path]), cli.main(["task", "show", "nobody", "--db", path])}
+    found |= {cli.main(["stats", "--db", path + ".not"]), cli.main(["task", "run", "--db", path])}
+    with monkeypatch.context() as patched:
+        patched.setattr(Inspector, "queues", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cli.main(["stats", "--db", path]) == 130
+    command = [sys.executable, "-m", "fireforget.worker", "no_such_module:registry", "--db", path]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 2  # it sets logging up: not here
+    capsys.readouterr()
+    assert found == {0, 1, 2}
+    for page, first_header in ((API, "exit code"), (REFERENCE, "exit code")):
+        assert [row[0] for row in table(page, first_header)] == ["0", "1", "2", "130"]

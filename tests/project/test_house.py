@@ -18,7 +18,7 @@ FLOORS = {
     # The store: the only floor that knows SQL, so that a new schema is a change of these files.
     1: "_schema _sql _db _claims queue_sqlite",
     # The application's side: handlers and what producers call. Patterns depend on the Enqueuer protocol, never on the store.
-    2: "job registry middleware metrics logs patterns _daemons _submissions inspector app",
+    2: "job registry middleware metrics logs patterns _daemons _submissions inspector app _cli_parser",
     # Processes: heavy, loaded by workers alone.
     3: "_pool _pool.* worker",
     # Faces: what people and shells meet; nothing depends on them.

@@ -39,11 +39,37 @@ def test_a_name_of_the_wrong_form_is_explained(app):
         load_registry(app)
 
 
+@pytest.mark.parametrize(
+    ("app", "meant"),
+    [
+        ("ff_app.py:registry", "ff_app:registry"),
+        ("ff_app.py", "ff_app:registry"),
+        ("ff_app", "ff_app:registry"),
+        ("ff_app.registry", "ff_app:registry"),
+        ("ff_package/jobs.py:jobs", "ff_package.jobs:jobs"),
+        ("./ff_package/jobs.py", "ff_package.jobs:registry"),
+        ("ff_package.jobs", "ff_package.jobs:registry"),
+        ("ff_package.jobs.registry", "ff_package.jobs:registry"),
+    ],
+)
+def test_a_name_of_the_wrong_form_gets_the_right_one_proposed(module, tmp_path, app, meant):
+    """A file's name, a module alone, a dot where the colon belongs; nothing is imported for it."""
+    module("ff_app", "1 / 0")
+    (tmp_path / "ff_package").mkdir()
+    module("ff_package/jobs", "1 / 0")
+    with pytest.raises(AppError) as caught:
+        load_registry(app)
+    assert str(caught.value).endswith(f"such as {meant}")
+
+
 def test_a_module_that_is_not_there_says_where_it_was_looked_for(module, tmp_path):
     """The commonest mistake: started in another folder."""
     with pytest.raises(AppError, match=r"ff_app_missing.*cannot be imported") as caught:
         load_registry("ff_app_missing:registry")
     assert str(tmp_path) in str(caught.value)
+    assert str(caught.value).endswith("cd to the application's folder, or set PYTHONPATH to it")
+    with pytest.raises(AppError, match="or set PYTHONPATH"):
+        load_registry("ff_app_missing.jobs:registry")
 
 
 @pytest.mark.parametrize("code", ["1 / 0", "import ff_app_nothing", "raise SystemExit(3)", "def f(:"])

@@ -73,6 +73,26 @@ def test_options_of_a_handler_are_checked_at_registration(registry):
         Registry(retry_delay=-1)
 
 
+def test_an_option_that_a_handler_cannot_have_is_explained(registry):
+    """It is an option of one task, or has another name."""
+    for option, said in (
+        ("eta", "give process_at with each task"),
+        ("task_id", "give task_id with each"),
+        ("run_timeout", "timeout"),
+    ):
+        with pytest.raises(UnknownOption, match=said):
+            registry.task("a:b", **{option: 1})
+
+
+def test_a_decorator_without_parentheses_is_told_how_to_write_it(registry):
+    """Registered under no type, it would never run."""
+    with pytest.raises(RegistrationError, match=r"write @registry\.task\('send'\) above it"):
+
+        @registry.task
+        def send():
+            pass
+
+
 # --- making tasks -------------------------------------------------------------------------------------------------------
 
 
@@ -101,6 +121,26 @@ def test_arguments_that_do_not_fit_raise_type_error_at_once(registry):
             send.task(*args, **kwargs)
     with pytest.raises(InvalidPayload):
         send.task(to={1})
+
+
+def test_a_mistyped_argument_is_named_beside_the_one_that_is_missing(registry):
+    """When a task is made, and when a stored payload does not fit; not where any name is taken."""
+
+    @registry.task("file:index")
+    def index(path, depth=1):
+        pass
+
+    @registry.task("any")
+    def any_name(path, **more):
+        pass
+
+    said = r"missing a required argument: 'path', and got an unexpected 'pth', 'dpth'"
+    with pytest.raises(TypeError, match=said):
+        index.task(pth="x", dpth=2)
+    with pytest.raises(PayloadMismatch, match=said):
+        index.call({"pth": "x", "dpth": 2})
+    with pytest.raises(TypeError, match=r"argument: 'path'; its"):
+        any_name.task(pth="x")
 
 
 def test_arguments_that_have_no_name_cannot_be_stored(registry):

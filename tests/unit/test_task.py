@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pickle
+import re
 from collections import OrderedDict
 from datetime import UTC, datetime, timedelta, timezone
 from enum import StrEnum
@@ -124,6 +125,25 @@ def test_a_handler_given_in_place_of_a_task_is_told_so():
         check_task("email:send")
 
 
+def test_what_calling_the_handler_itself_gave_is_told_so():
+    """`enqueue(send(...))` ran the handler, or made a coroutine of it; `enqueue(send.task)` did not go far enough."""
+
+    async def send():
+        pass
+
+    class Handler:
+        def task(self):
+            pass
+
+    coroutine = send()
+    for given in (None, coroutine):
+        with pytest.raises(InvalidTask, match=r"did you call the handler itself\? Use handler\.task\(\.\.\.\)"):
+            check_task(given)
+    coroutine.close()
+    with pytest.raises(InvalidTask, match=r"call it with the arguments"):
+        check_task(Handler().task)
+
+
 # --- options ------------------------------------------------------------------------------------------------------------
 
 GOOD = [
@@ -191,6 +211,42 @@ def test_an_unknown_option_raises_and_lists_those_there_are(option):
     with pytest.raises(UnknownOption, match=r"the options are .*max_retry") as caught:
         Task("t", None, **{option: 1})
     assert caught.value.option == option
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("prioritiy", "did you mean priority?"),
+        ("max_retries", "did you mean max_retry?"),
+        ("retries", "did you mean max_retry?"),
+        ("delay", "did you mean process_in?"),
+        ("countdown", "did you mean process_in?"),
+        ("eta", "did you mean process_at?"),
+        ("time_limit", "did you mean timeout?"),
+        ("run_timeout", "here it is called timeout"),
+        ("xyz", "unknown option 'xyz': the options are deadline, "),
+    ],
+)
+def test_an_unknown_option_gets_the_right_one_proposed(option, said):
+    """The nearest name, or what other queues call it."""
+    with pytest.raises(UnknownOption) as caught:
+        Task("t", None, **{option: 1})
+    assert said in str(caught.value)
+
+
+def test_an_unknown_option_of_a_call_gets_the_name_that_calls_use():
+    """There the run time is `run_timeout`."""
+    for option, said in (("time_limit", "did you mean run_timeout?"), ("eta", "did you mean process_at?")):
+        with pytest.raises(UnknownOption, match=re.escape(said)):
+            check_call_options({option: 1})
+
+
+def test_a_number_out_of_its_range_names_the_end_that_it_is_beyond():
+    """Not the other one, which has 19 digits."""
+    for value, said in ((-1, "max_retry=-1: it must be at least 0"), (2**63, "it must be at most 9223372036854775807")):
+        with pytest.raises(InvalidOption) as caught:
+            Task("t", None, max_retry=value)
+        assert str(caught.value).endswith(said)
 
 
 def test_none_is_as_if_the_option_were_not_given():

@@ -22,10 +22,18 @@ MOST_FORWARDED = 1000
 """Jobs that become pending in one transaction."""
 MOST_EXPIRED = 500
 """Jobs removed after their retention in one transaction."""
+MOST_CLAIMED_BYTES = 4 * 1024 * 1024
+"""Bytes of payload after which one transaction claims no more."""
+_SLICE, _SLICE_OF_LARGE, _LARGE = 64, 4, 64 * 1024
+"""Jobs that one statement claims; fewer once a payload above so many bytes was seen, since sizes are known only afterwards."""
 MOST_DEATHS = 3
 """A job under which a worker has died this often is archived."""
 _MOST_UNHANDLED = 20
 _MOST_BRANCHES = 200  # of a compound SELECT; SQLite allows 500
+
+
+_UNSTORABLE = (sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError, ValueError, TypeError)
+"""What the binding of a value raises that SQLite cannot take; trouble with the file is none of them."""
 
 
 class Claimed(NamedTuple):
@@ -100,6 +108,8 @@ class Claims:
         self._own = database.sibling("normal")
         self._wal = _db.WalKeeper(database.path, _db.WORKER_WAL_BYTES)
         self.worker = 0
+        self._claimed_bytes = 0
+        self._saw_large = False
         self.unhandled: list[tuple[str, str]] = []
         """Pairs of a served queue and a type without a handler that `lanes` has found; the first few."""
 
@@ -144,8 +154,8 @@ class Claims:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Run a block in one write transaction; raises `StoreError`s, and then nothing of it happened."""
-        with self.reading() as connection:
-            _db.begin(connection, _db.DEFAULT_PATIENCE)
+        with _db.translated(self.path), _db.begun(self._own, _db.DEFAULT_PATIENCE) as connection:
+            connection.text_factory = str  # see `_lenient`
             try:
                 yield
                 connection.execute("COMMIT")
@@ -176,7 +186,32 @@ class Claims:
 
     def settle(self, settlement: Settlement) -> int:
         """Write down what became of jobs, inside the open transaction; return how many results came too late."""
-        s = settlement
+        self.connection.execute("SAVEPOINT settling")
+        try:
+            late = self._settle_together(settlement)
+        except _UNSTORABLE:
+            self.connection.execute("ROLLBACK TO settling")
+            late = self._settle_each(settlement)
+        self.connection.execute("RELEASE settling")
+        return late
+
+    def _settle_each(self, settlement: Settlement) -> int:
+        """Settle one by one, and archive the jobs whose outcome SQLite cannot store: one must not hold up the others."""
+        late = 0
+        for name, rows in vars(settlement).items():
+            for row in rows:
+                one = Settlement(**{name: [row]})
+                self.connection.execute("SAVEPOINT one")
+                try:
+                    late += self._settle_together(one)
+                except _UNSTORABLE as error:
+                    self.connection.execute("ROLLBACK TO one")
+                    text = f"its outcome cannot be stored: {type(error).__name__}: {error}"[:1000]
+                    self.connection.execute(_sql.ARCHIVE, (self._clock(), text, *row[-3:]))
+                self.connection.execute("RELEASE one")
+        return late
+
+    def _settle_together(self, s: Settlement) -> int:
         run = self.connection.executemany
         late = 0
         if s.attempts:  # first: the statement finds the worker's name through the row's owner
@@ -234,6 +269,34 @@ class Claims:
 
     def claim(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
         """Claim up to `most` pending jobs of a queue, inside the open transaction, and return them in the order to run them."""
+        rows: list[tuple[Any, ...]] = []
+        while len(rows) < most and not self.claimed_enough:
+            wanted = min(most - len(rows), _SLICE_OF_LARGE if self._saw_large else _SLICE)
+            part = self._claim_slice(queue, types, wanted)
+            rows += part
+            self._count_bytes(part)
+            if len(part) < wanted:
+                break
+        return rows
+
+    def begin_claiming(self) -> None:
+        """Begin to count what one transaction claims."""
+        self._claimed_bytes = 0
+
+    @property
+    def claimed_enough(self) -> bool:
+        """Whether this transaction has claimed as many bytes of payload as one may: a claim writes each of them to the WAL."""
+        return self._claimed_bytes >= MOST_CLAIMED_BYTES
+
+    def _count_bytes(self, rows: list[tuple[Any, ...]]) -> None:
+        for row in rows:
+            if row[4] is not None:
+                size = len(row[4]) if isinstance(row[4], str | bytes) else 8
+                self._claimed_bytes += size
+                if size > _LARGE:
+                    self._saw_large = True
+
+    def _claim_slice(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
         if len(types) > _MOST_BRANCHES:
             return self._claim_among_many(queue, types, most)
         parameters: dict[str, Any] = {f"type_{i}": type for i, type in enumerate(types)}

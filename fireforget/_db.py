@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fireforget import _schema
+from fireforget._shield import shield
 from fireforget.errors import (
     QueueClosed,
     StoreBusy,
@@ -69,11 +70,12 @@ class _ForkGate:
 
     def reset(self) -> None:
         """Begin anew, in a forked child."""
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = threading.Condition(threading.RLock())  # a signal handler may come in the middle, and enqueue
         self._users: dict[int, int] = {}
         self._forking: int | None = None
 
     def __enter__(self) -> None:
+        shield.__enter__()  # until `__exit__`: an interruption must neither hold the gate open nor cut a transaction in two
         me = threading.get_ident()
         with self._changed:
             while self._forking is not None and self._forking != me and me not in self._users:
@@ -88,6 +90,7 @@ class _ForkGate:
                 del self._users[me]
             if self._forking is not None:
                 self._changed.notify_all()
+        shield.__exit__()
 
     def close(self) -> None:
         """Before a fork: wait until no other thread uses a connection, and keep it so."""
@@ -445,7 +448,10 @@ class WalKeeper:
         if wal_size(self._path) <= self._limit:
             self.retry_at = float("inf")
         elif self.retry_at == float("inf") or time.monotonic() >= self.retry_at:
-            done = checkpoint(connection, self._path)
+            try:
+                done = checkpoint(connection, self._path)
+            except OSError:  # no descriptors are left, say
+                done = False
             self.retry_at = float("inf") if done else time.monotonic() + _CHECKPOINT_RETRY_SECONDS
 
 
@@ -521,19 +527,25 @@ def is_busy(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def begin(connection: sqlite3.Connection, patience: float) -> None:
-    """Begin a write transaction, waiting for the lock for `patience` seconds; raises `sqlite3.OperationalError` after that.
+@contextmanager
+def begun(database: Database, patience: float) -> Iterator[sqlite3.Connection]:
+    """Begin a write transaction, waiting for the lock for `patience` seconds, and use its connection for a block.
 
-    The connection's own busy timeout should be 0.
+    Raises `sqlite3.OperationalError` when the time is over. The gate is left between tries: a fork must not wait for a lock that
+    another program holds. The block ends the transaction.
     """
     end = time.monotonic() + patience
     while True:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            return
-        except sqlite3.OperationalError as error:
-            if not is_busy(error) or time.monotonic() >= end:
-                raise
+        with gate:
+            connection = database.connection(patience=0)
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or time.monotonic() >= end:
+                    raise
+            else:
+                yield connection
+                return
         pause_for_lock()
 
 

@@ -25,9 +25,7 @@ def load_registry(app: str) -> Registry:
         sys.path.insert(0, os.getcwd())
     try:
         target: object = importlib.import_module(module_name)
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
+    except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and _is_part_of(error.name, module_name):
             raise AppError(
                 f"APP {app!r} cannot be imported: {error.msg}. It means the variable {attribute!r} of the module "

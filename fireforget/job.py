@@ -5,9 +5,13 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import Any
 
+from fireforget import logs
 from fireforget import payload as json_payload
 from fireforget.clock import to_datetime
 from fireforget.errors import FireforgetError, InvalidOption
+
+MOST_NOTE = 4096
+"""Characters of a progress note; what is longer is cut."""
 
 Report = Callable[[str, Any], None]
 """Takes what a handler says while it runs: ("result", JSON text) or ("progress", (fraction, note))."""
@@ -103,9 +107,13 @@ class Job:
     def write_result(self, value: Any) -> None:
         """Store a result while the job runs; a value that the handler returns replaces it.
 
-        Raises `InvalidPayload` for what is not JSON. It is written within a moment, and lost if the process is killed before.
+        What is not JSON or above 1 MiB is stored as null, with a WARNING. It is written within a moment, and lost if the process
+        is killed before.
         """
-        self._report("result", json_payload.encode(value))
+        text, note = json_payload.result_of(value)
+        if note is not None:
+            logs.result_not_kept(self.pattern, self.id, self.queue, note)
+        self._report("result", text)
 
     def progress(self, fraction: float, note: str | None = None) -> None:
         """Say how far the job is: `fraction` from 0 to 1, and an optional note. Seen in `TaskInfo.progress`."""
@@ -113,7 +121,7 @@ class Job:
             raise InvalidOption("fraction", fraction, "give a number from 0 to 1")
         if note is not None and not isinstance(note, str):
             raise InvalidOption("note", note, "give text")
-        self._report("progress", (float(fraction), None if note is None else json_payload.storable(note)))
+        self._report("progress", (float(fraction), None if note is None else json_payload.storable(str(note)[:MOST_NOTE])))
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.type} in {self.queue}, attempt {self.retry_count + 1}>"

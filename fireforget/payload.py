@@ -44,6 +44,23 @@ def size_of(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
+def result_of(value: Any) -> tuple[str | None, str | None]:
+    """Return a result as JSON text and a note on it: a result that cannot be kept is null, and the note says why.
+
+    Never raises: whatever an application's object does when it is looked at, the job has succeeded.
+    """
+    if value is None:
+        return None, None
+    try:
+        text = encode(value)
+        size = size_of(text)
+    except Exception as error:
+        return None, storable(f"result not kept: {type(error).__name__}: {error}")[:1000]
+    if size > MAX_RESULT_BYTES:
+        return None, f"result not kept: {size} bytes of JSON, at most {MAX_RESULT_BYTES} are"
+    return text, None
+
+
 def storable(text: str) -> str:
     """Return text that UTF-8 can carry: what it cannot, a lone surrogate, is written as an escape."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

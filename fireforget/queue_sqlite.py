@@ -31,6 +31,7 @@ from typing import Any, Literal
 from fireforget import _db, _sql
 from fireforget import payload as json_payload
 from fireforget._schema import STATE_OF_NUMBER, migrate
+from fireforget._shield import shield
 from fireforget.clock import Clock, Seconds, to_datetime, to_seconds
 from fireforget.errors import (
     DuplicateTask,
@@ -337,28 +338,29 @@ class GroupCommit:
         _groups.add(self)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may come in the middle, and enqueue
         self._writing = False
         self._waiting: deque[_Submission] = deque()
 
     def write(self, rows: list[Row], wait: float) -> int:
         """Store the rows, all or none, within about `wait` seconds; return the number of the first, the others follow it."""
         mine = _Submission(rows, time.monotonic() + wait, wait)
-        with self._lock:
-            mine.leads = not self._writing
-            if mine.leads:
-                self._writing = True
-            else:
-                mine.turn = threading.Lock()
-                mine.turn.acquire()
-                self._waiting.append(mine)
         try:
+            with shield, self._lock:
+                mine.leads = not self._writing
+                if mine.leads:
+                    self._writing = True
+                else:
+                    mine.turn = threading.Lock()
+                    mine.turn.acquire()
+                    self._waiting.append(mine)
             if not mine.leads:
                 self._wait_for_turn(mine)
             if mine.leads:
                 self._lead(mine)
         finally:  # also after an interruption: whoever goes must neither be written any more nor keep the pen
-            self._leave(mine)
+            with shield:
+                self._leave(mine)
         if mine.error is not None:
             raise mine.error
         assert mine.first is not None
@@ -403,7 +405,7 @@ class GroupCommit:
                     break
                 _db.pause_for_lock()
         finally:
-            with self._lock:
+            with shield, self._lock:
                 self._waiting.extendleft(reversed(self._release(batch[1:])))
 
     def _fill(self, batch: list["_Submission"]) -> None:

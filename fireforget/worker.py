@@ -8,6 +8,7 @@ import argparse
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -27,6 +28,23 @@ def main(argv: Sequence[str] | None = None, *, called: str = _CALLED) -> int:
     """Run a worker as the command line says; return the exit code. `called` is what its help calls it."""
     arguments = parser(called).parse_args(argv)
     logs.configure(arguments.log_level, arguments.log_format)
+    for number in (signal.SIGTERM, signal.SIGINT):  # until `Worker.run` takes them; an import may take its time
+        signal.signal(number, _stop_before_start)
+    try:
+        return _run(arguments)
+    except _Stopped:
+        return 0
+
+
+class _Stopped(BaseException):
+    """A stop was asked for before the worker had started."""
+
+
+def _stop_before_start(*_: object) -> None:
+    raise _Stopped
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         worker = _worker_of(arguments)
         worker.open()

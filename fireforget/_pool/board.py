@@ -82,7 +82,7 @@ class Board:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, _size(slots, threads))
+            _allocate(descriptor, _size(slots, threads))
             os.pwrite(descriptor, _HEADER.pack(_MAGIC, slots, threads), 0)
             return cls(path, descriptor, slots, threads)
         except BaseException:
@@ -116,6 +116,14 @@ class Board:
         with suppress(FileNotFoundError):
             os.unlink(self.path)
         os.close(self.descriptor)
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Give the file its blocks now: a store into a hole of a mapped file on a full disk kills the process with SIGBUS."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.pwrite(descriptor, bytes(size), 0)
 
 
 class Slot:

@@ -36,11 +36,11 @@ from fireforget._pool.channel import Channel
 from fireforget._pool.config import Settings
 from fireforget._pool.helper import be_quiet
 from fireforget._pool.verdicts import DEADLINE_PASSED, timed_out_after
-from fireforget.clock import Clock
+from fireforget._shield import shield
+from fireforget.clock import Clock, to_seconds
 from fireforget.errors import (
     ChildDied,
     Interruption,
-    InvalidPayload,
     JobCancelled,
     JobTimeout,
     RetryLater,
@@ -119,6 +119,7 @@ class Runner:
             return self._failed(job, definition, error)
         finally:
             self.interruptible = False
+            shield.forget(self.thread_id)
             self.job = None
             running.reset(token)
         if row[14] == 0 and retry_count == 0:  # no retention, no attempts to forget
@@ -140,25 +141,17 @@ class Runner:
     @staticmethod
     def _encode(job: Job, result: Any) -> tuple[str | None, str | None]:
         """Return a result as JSON text and a note on it; a result that cannot be kept never fails a job that succeeded."""
-        if result is None:
-            return None, None
-        try:
-            text = json_payload.encode(result)
-            size = json_payload.size_of(text)
-            if size <= json_payload.MAX_RESULT_BYTES:
-                return text, None
-            note = f"result not kept: {size} bytes of JSON, at most {json_payload.MAX_RESULT_BYTES} are"
-        except InvalidPayload as error:
-            note = json_payload.storable(f"result not kept: {error}")
-        logs.result_not_kept(job.pattern, job.id, job.queue, note)
-        return None, note
+        text, note = json_payload.result_of(result)
+        if note is not None:
+            logs.result_not_kept(job.pattern, job.id, job.queue, note)
+        return text, note
 
     # --- failures -----------------------------------------------------------------------------------------------------
 
     def _failed(self, job: Job, definition: Definition[Any, Any], error: BaseException) -> Outcome:
         duration = self._clock() - job.started_at
         if isinstance(error, RetryLater):
-            return ("later", error.seconds, str(error))
+            return ("later", _seconds_of(error, job.retry_count), _text_of(error))
         if isinstance(error, RevokeTask):
             return ("revoked",)
         if isinstance(error, JobCancelled):
@@ -200,6 +193,8 @@ class Child:
         self._slot = slot
         self._channel = channel
         self._sending = threading.Lock()
+        self.is_foreign = False
+        """Whether this is a process that a handler forked."""
         self._definitions: dict[str, Definition[Any, Any] | None] = {}
 
     def definition(self, type: str) -> Definition[Any, Any] | None:
@@ -282,6 +277,8 @@ class _InTurn:
             if words[limit_at] <= index:  # taken back; so is all that follows
                 break
             outcome = run(index, row)
+            if self._child.is_foreign:
+                os._exit(0)  # a handler forked, and this is the other process, which came back from it
             if outcome is not None or "fireforget.patterns" in sys.modules:
                 self._child.finish_job(index, outcome, always=False)
             words[done_at] = index + 1
@@ -296,8 +293,10 @@ class _InTurn:
             if runner.cancel_async is not None:
                 runner.cancel_async()
                 return
-            runner.interruptible = False
-            raise interruption_of(self._slot.words[self._cell.reason_at], runner.job)
+            error = interruption_of(self._slot.words[self._cell.reason_at], runner.job)
+            if not shield.defers(runner.thread_id, error):
+                runner.interruptible = False
+                raise error
 
     def _run_async(self, coroutine: Any, runner: Runner) -> Any:
         if self._loop is None:
@@ -351,9 +350,14 @@ class _AtOnce:
             began = time.monotonic()
             try:
                 outcome = runner.run(index, row)
+                if self._child.is_foreign:
+                    os._exit(0)
                 self._child.finish_job(index, outcome, always=True)
-            except Interruption:  # it came when the job had just ended; the supervisor kills the child if it waits for more
-                self._child.finish_job(index, ("archived", time.time(), 0.0, "interrupted while it ended", None), always=True)
+            except OSError:
+                raise  # the supervisor is gone
+            except BaseException as error:  # an interruption that came when the job had just ended, or a mistake of ours
+                text = f"interrupted while it ended: {type(error).__name__}"
+                self._child.finish_job(index, ("archived", time.time(), 0.0, text, None), always=True)
             self._slot.words[cell.index_at] = 0
             self._end(time.monotonic() - began)
 
@@ -401,7 +405,10 @@ class _AtOnce:
             if runner.cancel_async is not None:
                 runner.cancel_async()
                 continue
-            kind = _class_of(interruption_of(self._slot.words[cell.reason_at], runner.job))
+            error = interruption_of(self._slot.words[cell.reason_at], runner.job)
+            if shield.defers(runner.thread_id, error):
+                continue
+            kind = _class_of(error)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(runner.thread_id), ctypes.py_object(kind))
 
     def _run_async(self, coroutine: Any, runner: Runner) -> Any:
@@ -458,6 +465,8 @@ def raise_if_interrupted(slot: Slot, cell: Cell, runner: Runner) -> None:
 def interruption_of(reason: int, job: Job | None) -> Interruption:
     """Return what to raise in a handler for a reason on the board."""
     if reason == Reason.CANCELLED:
+        if job is not None:
+            job._cancelled = True
         return JobCancelled("cancelled while it ran")
     if reason == Reason.DEADLINE:
         return JobTimeout(DEADLINE_PASSED)
@@ -488,10 +497,11 @@ def child_main(registry: Registry, settings: Settings, board: Board) -> Callable
         _print_whole_lines()
         random.seed()
         channel = Channel(connection)
-        os.register_at_fork(after_in_child=lambda: _let_go(connection, board))
         tag = channel.receive()
         if tag is not None:
-            Child(registry, settings, board.slot(slot_number), channel, tag).serve()
+            child = Child(registry, settings, board.slot(slot_number), channel, tag)
+            os.register_at_fork(after_in_child=lambda: _let_go(child, connection, board))
+            child.serve()
 
     return main
 
@@ -503,11 +513,20 @@ def _print_whole_lines() -> None:
             stream.reconfigure(line_buffering=True, write_through=False)
 
 
-def _let_go(connection: socket.socket, board: Board) -> None:
-    """In a process that a handler forks: it must hold neither the worker's lock nor the channel."""
+def _let_go(child: Child, connection: socket.socket, board: Board) -> None:
+    """In a process that a handler forks: it must hold neither the worker's lock nor the channel, and never go on as a child."""
+    child.is_foreign = True
     connection.close()
     with suppress(OSError):
         os.close(board.descriptor)
+
+
+def _seconds_of(error: RetryLater, retry_count: int) -> float:
+    """Return the delay of a RetryLater; a subclass of the application's may have made it something else."""
+    try:
+        return to_seconds("seconds", error.seconds)
+    except Exception:
+        return default_delay(retry_count)
 
 
 def _text_of(error: BaseException) -> str:
@@ -520,6 +539,13 @@ def _traceback_of(error: BaseException) -> str:
     """Return the traceback from the handler's own frames on, cut in the middle of nothing: its end is what tells most."""
     import traceback
 
+    try:
+        return _format(error, traceback)
+    except Exception as failed:  # an exception of the application's that cannot be shown must not end the child
+        return f"<its traceback cannot be shown: {type(failed).__name__}>"
+
+
+def _format(error: BaseException, traceback: Any) -> str:
     own = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename.startswith(own):

@@ -1,6 +1,7 @@
 """`Worker`: start and stop a supervisor, in the foreground with signals or embedded in an application."""
 
 import atexit
+import logging
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from fireforget import logs
 from fireforget._pool.config import Settings
 from fireforget._pool.supervisor import Supervisor
 from fireforget.clock import Seconds
@@ -116,11 +118,11 @@ class Worker:
 
         `timeout` in seconds replaces the worker's `shutdown_timeout` here. Raises what made the worker end by itself, if it did.
         """
-        if self._thread is None:
-            return
         if timeout is not None:
             self._supervisor.set_patience(timeout)
         self._supervisor.request("stop")
+        if self._thread is None:
+            return  # it works in `run`, which returns when it has stopped
         self._thread.join()
         atexit.unregister(self._stop_at_exit)
         if self._error is not None:
@@ -150,6 +152,8 @@ class Worker:
             self._supervisor.run()
         except BaseException as error:
             self._error = error
+            atexit.unregister(self._stop_at_exit)
+            logs.event(logging.ERROR, "the worker cannot go on", error=str(error))
 
     def _listen_to_signals(self) -> Callable[[], None]:
         """Route signals to the supervisor; return what restores the former handlers. Handlers only record, the loop acts."""

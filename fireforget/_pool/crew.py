@@ -25,6 +25,10 @@ from fireforget._pool.plan import Pace, room
 from fireforget._pool.verdicts import Row, Verdicts, exit_word
 from fireforget.errors import HelperDied
 
+STUCK_AFTER = 0.2
+"""Seconds after which jobs are taken back from a child that starts none of them: it is stopped, or something holds its GIL."""
+KILL_STUCK_AFTER = 5.0
+"""Seconds after which such a child is killed and replaced."""
 TAKE_BACK_AFTER = 0.05
 """Seconds that a job may run before the jobs behind it in the same child are taken back."""
 _TICK = 0.02
@@ -57,6 +61,10 @@ class ChildHandle:
         self.closing = False
         self.forbidden_since: float | None = None
         """When its limit was lowered to take jobs back; None when that is over."""
+        self.moved_at = time.monotonic()
+        """When it was last given jobs with none in hand, or told or showed that it got on with them."""
+        self.stuck_since: float | None = None
+        """Since when it has jobs in hand or to drop, and runs none."""
         self.frozen = False
         """Whether it has jobs that were taken back and must say that it has dropped them before it gets others."""
 
@@ -128,6 +136,10 @@ class Crew:
                 yield child.forbidden_since + SETTLE_SECONDS
             elif len(child.jobs) > self._settings.threads:
                 yield now + _TICK
+            if child.stuck_since is not None:
+                yield child.stuck_since + KILL_STUCK_AFTER
+            elif child.pid and (child.jobs or child.frozen) and not child.slot.running():
+                yield child.moved_at + STUCK_AFTER
 
     def rooms(self) -> dict[int, int]:
         """Return how many jobs each child should be given, by slot; children without room are left out."""
@@ -151,6 +163,8 @@ class Crew:
             at += len(share)
             child = self._children[slot_number]
             assert child.watched is not None
+            if not child.jobs:
+                child.moved_at = time.monotonic()
             self._enforcer.expect(child.watched, dict(enumerate(share, child.sent)))
             child.mailbox.send(("frame", child.sent, share))
             child.sent += len(share)
@@ -177,7 +191,11 @@ class Crew:
 
     def _fork_one(self) -> None:
         slot_number = next(number for number in range(self._board.slots) if number not in self._children)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:  # no descriptors are left
+            self._back_off(f"a child could not be forked: {error.strerror}")
+            return
         child = ChildHandle(slot_number, self._board, Mailbox(ours))
         child.slot.clear()
         child.mailbox.send(self._tag)
@@ -273,6 +291,9 @@ class Crew:
         messages = child.mailbox.receive()
         if child.mailbox.ended and not had_ended:  # else its end would wake the loop until the helper tells of its death
             self._poll.unregister(child.mailbox.socket)
+        if messages:
+            child.moved_at = time.monotonic()
+            child.stuck_since = None
         for message in messages:
             kind = message[0]
             if kind == "position":
@@ -357,7 +378,11 @@ class Crew:
                 self.verdicts.succeeded(row)
             return
         for index, row in zip(ended, rows, strict=True):
-            self.verdicts.told(row, outcomes.pop(index, None))
+            outcome = outcomes.pop(index, None)
+            try:
+                self.verdicts.told(row, outcome)
+            except Exception as error:  # whatever a child says of one job must not end the worker
+                self.verdicts.unintelligible(row, error)
 
     # --- taking back --------------------------------------------------------------------------------------------------
 
@@ -365,6 +390,7 @@ class Crew:
         """Take unstarted jobs back from children in which a job takes long; the next transaction hands them out again."""
         now = time.monotonic()
         for child in self:
+            self._look_after(child, now)
             if child.forbidden_since is not None:
                 if now >= child.forbidden_since + SETTLE_SECONDS:
                     self._take_unstarted(child)
@@ -372,6 +398,21 @@ class Crew:
                 began = [began for _, _, began in child.slot.running()]
                 if len(began) >= self._settings.threads and now - max(began) > TAKE_BACK_AFTER:
                     self._forbid(child)
+
+    def _look_after(self, child: ChildHandle, now: float) -> None:
+        """Take everything back from a child that starts nothing, and replace it when it stays so."""
+        if not child.pid or not (child.jobs or child.frozen) or child.slot.running() or now < child.moved_at + STUCK_AFTER:
+            if child.stuck_since is not None and child.slot.running():
+                child.stuck_since = None
+                child.moved_at = now
+            return
+        if child.stuck_since is None:
+            child.stuck_since = now
+            self._forbid(child)
+        elif now >= child.stuck_since + KILL_STUCK_AFTER:
+            child.stuck_since = now
+            logs.event(logging.ERROR, f"child {child.pid} starts no job: replacing it", pid=child.pid, reason="stuck")
+            self._helper.signal_child(child.pid, signal.SIGKILL)
 
     def _forbid(self, child: ChildHandle) -> None:
         if child.pid and child.forbidden_since is None and not child.frozen:

@@ -20,6 +20,7 @@ from fireforget._pool.config import KILL_GRACE
 
 INTERRUPT_SIGNAL = getattr(signal, "SIGUSR2", 0)
 """Tells a child that the board names a job to be interrupted; handlers must not use it for themselves."""
+_LONGEST_PAUSE = 3600.0  # a timeout may be years, and a wait may not
 _LOOK_AT_DEADLINES = 1.0  # deadlines are wall time, which may jump
 
 _TIMEOUT, _DEADLINE = 8, 9  # positions in a claimed row
@@ -94,7 +95,7 @@ class Enforcer:
                 now = time.monotonic()
                 self._wake_at = min((self._check(child, now) for child in self._watched.values()), default=float("inf"))
                 pause = self._wake_at - time.monotonic()
-                self._changed.wait(None if pause == float("inf") else max(pause, 0.001))
+                self._changed.wait(None if pause == float("inf") else min(max(pause, 0.001), _LONGEST_PAUSE))
 
     def _check(self, child: Watched, now: float) -> float:
         """Interrupt or kill what is due in one child; return when to look at it again, in monotonic seconds."""

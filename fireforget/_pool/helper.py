@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -66,6 +67,8 @@ class ForkHelper:
     def signal_child(self, pid: int, number: int) -> None:
         """Send a signal to a child; nothing happens when it has ended."""
         with suppress(OSError):  # the helper is gone, and has killed its children
+            if number == signal.SIGKILL:
+                os.kill(self.pid, signal.SIGCONT)  # somebody may have stopped it, and a limit is a limit
             self._socket.send(bytes([_SIGNAL, number]) + pid.to_bytes(4, "little"))
 
     def reap_strangers(self) -> None:
@@ -84,8 +87,20 @@ class ForkHelper:
         self._closed = True
         self._socket.close()
         os.close(self._life)
-        with suppress(ChildProcessError):  # the application ignores SIGCHLD, or reaped it
-            os.waitpid(self.pid, 0)
+        with suppress(ChildProcessError, ProcessLookupError):  # the application ignores SIGCHLD, or reaped it
+            if not self._has_ended(CLOSE_SECONDS):
+                os.kill(self.pid, signal.SIGKILL)  # the kernel kills its children through the `life` pipe
+                os.waitpid(self.pid, 0)
+
+    def _has_ended(self, seconds: float) -> bool:
+        """Wait for the helper's end, for some seconds; one that somebody has stopped is told to go on."""
+        os.kill(self.pid, signal.SIGCONT)
+        end = time.monotonic() + seconds
+        while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.002)
+        return True
 
     def close_in_forked_child(self) -> None:
         """In a process that the application forks: let go of what would keep the helper believing that the worker lives."""
@@ -94,6 +109,7 @@ class ForkHelper:
             os.close(self._life)
 
 
+CLOSE_SECONDS = 5.0
 _FORK, _SIGNAL = 1, 2
 _REQUEST_BYTES = 6
 

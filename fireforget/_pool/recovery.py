@@ -51,6 +51,8 @@ class Recovery:
         path = os.path.join(self._folder, os.path.basename(row.lock_file))
         try:
             return board.lock_if_dead(path)
+        except PermissionError:
+            return None  # another user's: it is not for us to say
         except FileNotFoundError:
             # Cleaned away, or this is a copy of the database. A process that still runs must be left in peace all the same.
             return None if row.boot_id == boot_id() and _is_alive(row.pid) else _NoBoard()

@@ -16,6 +16,7 @@ import logging
 import os
 import select
 import socket
+import threading
 import time
 import weakref
 from collections import deque
@@ -64,6 +65,8 @@ class Supervisor:
         self._known_types: dict[str, bool] = {}
         self._warned: dict[tuple[str, str], float] = {}
         self._requests: deque[str] = deque()
+        self._waking = threading.RLock()  # a signal handler may come in the middle of it
+        self._wake_write: int | None = None
         self._claiming = True
         self._signed_off = False
         self._may_write = True
@@ -87,12 +90,13 @@ class Supervisor:
         path = given.path if isinstance(given, SqliteQueue) else _db.resolve_path(given)
         _db.check_library()
         _db.check_place(path)
-        try:
-            self._board = Board.create(path, settings.concurrency * 2, settings.threads)
-        except OSError as error:
-            raise WorkerError(f"{path}: the worker's lock file cannot be created beside it ({error.strerror})") from error
-        self._helper = ForkHelper.start(child_main(self._registry, settings, self._board))
-        _embedding.add(self)
+        with _opening:
+            try:
+                self._board = Board.create(path, settings.concurrency * 2, settings.threads)
+            except OSError as error:
+                raise WorkerError(f"{path}: the worker's lock file cannot be created beside it ({error.strerror})") from error
+            self._helper = ForkHelper.start(child_main(self._registry, settings, self._board))
+            _embedding.add(self)
         try:
             self._queue = given if isinstance(given, SqliteQueue) else SqliteQueue(path)
             self._sign_in()
@@ -132,9 +136,10 @@ class Supervisor:
         if settings.metrics_file is not None:
             self._bookkeeper = Bookkeeper(settings, queue._database, self._samples, self._crew.count, self._clock)
             self._bookkeeper.start()
-        self._wake_read, self._wake_write = os.pipe()
-        for descriptor in (self._wake_read, self._wake_write):
+        self._wake_read, wake_write = os.pipe()
+        for descriptor in (self._wake_read, wake_write):
             os.set_blocking(descriptor, False)
+        self._wake_write = wake_write
         for descriptor in (self._wake_read, self._helper.mailbox.fileno()):
             self._poll.register(descriptor, select.POLLIN)
         if self._notice.works:
@@ -270,6 +275,7 @@ class Supervisor:
         wanted = sum(rooms.values())
         with claims.transaction():
             claims.check_schema()
+            claims.begin_claiming()
             late = claims.settle(settlement) if settlement else 0
             if due:
                 claims.forward_due()
@@ -286,7 +292,7 @@ class Supervisor:
         if late:
             self._samples.count("fireforget_results_discarded_total", (), late)
         self._crew.hand_out(rows, rooms)
-        self._look_now = self._settings.burst or (wanted > 0 and len(rows) == wanted)
+        self._look_now = self._settings.burst or (wanted > 0 and (len(rows) == wanted or claims.claimed_enough))
         self._trouble_logged_at = -_NEVER
         claims.check_identity()
         claims.keep_wal_small()
@@ -337,13 +343,13 @@ class Supervisor:
         """Claim up to `wanted` jobs, shared between the queues by weight, in the order in which they are to run."""
         filled = dict(lanes)
         claimed: list[Row] = []
-        while filled and len(claimed) < wanted:
+        while filled and len(claimed) < wanted and not self._claims.claimed_enough:
             picks = self._lanes.picks(filled, wanted - len(claimed))
             rows_of: dict[str, deque[Row]] = {}
             for queue in dict.fromkeys(picks):
                 most = picks.count(queue)
                 rows_of[queue] = deque(self._claims.claim(queue, filled[queue], most))
-                if len(rows_of[queue]) < most:
+                if len(rows_of[queue]) < most and not self._claims.claimed_enough:
                     del filled[queue]
                     self._lanes.found_empty(queue)
             claimed += [rows_of[queue].popleft() for queue in picks if rows_of[queue]]
@@ -364,8 +370,10 @@ class Supervisor:
     def request(self, what: str) -> None:
         """Ask the loop to "stop", to "pause" or "resume" claiming, or to "reap"; from any thread, or a signal handler."""
         self._requests.append(what)
-        with suppress(BlockingIOError, AttributeError, OSError):  # it is awake, or not open yet, or over
-            os.write(self._wake_write, b"!")
+        with self._waking:
+            if self._wake_write is not None:  # else it is not open yet, or over: its number may be another file's by now
+                with suppress(BlockingIOError):  # it is awake
+                    os.write(self._wake_write, b"!")
 
     def _obey_requests(self) -> None:
         while self._requests:
@@ -414,12 +422,18 @@ class Supervisor:
             self._bookkeeper.stop()
         self._notice.close()
         self._crew.close()
-        for descriptor in (self._wake_read, self._wake_write):
-            os.close(descriptor)
+        self._close_wake()
         self._sign_off()
         self._claims.close()
         if self._queue is not self._given_queue:
             self._queue.close()
+
+    def _close_wake(self) -> None:
+        with self._waking:
+            wake_write, self._wake_write = self._wake_write, None
+        for descriptor in (self._wake_read, wake_write):
+            if descriptor is not None:
+                os.close(descriptor)
 
     def _write_last_settlement(self) -> None:
         try:
@@ -448,14 +462,28 @@ _embedding: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
 """The supervisors that this process has opened."""
 
 
+_opening = threading.RLock()
+"""Held while a worker makes its lock and its helper, and by every fork: no other process may inherit what is half made."""
+
+
+def _hold_opening() -> None:
+    _opening.acquire()
+
+
+def _release_opening() -> None:
+    _opening.release()
+
+
 def _after_fork_in_child() -> None:
+    global _opening  # noqa: PLW0603 - the parent's may be held by a thread that does not exist here
+    _opening = threading.RLock()
     for supervisor in list(_embedding):
         supervisor._let_go()
     _embedding.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_hold_opening, after_in_parent=_release_opening, after_in_child=_after_fork_in_child)
 
 
 def _moments(start: float, pauses: Iterable[float]) -> Iterable[float]:

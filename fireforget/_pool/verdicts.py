@@ -98,6 +98,10 @@ class Verdicts:
         kind, *details = outcome
         getattr(self, f"_{kind}")(row, *details)
 
+    def unintelligible(self, row: Row, error: Exception) -> None:
+        """Archive a job whose outcome makes no sense: no retry would change that."""
+        self._archived(row, self._clock(), 0.0, f"its outcome cannot be stored: {type(error).__name__}: {error}", None)
+
     def reported(self, row: Row, kind: str, value: Any) -> None:
         """Take in what a running handler said of itself."""
         if kind == "result":

@@ -491,13 +491,14 @@ def test_flags_of_a_worker_are_read_as_those_of_other_commands():
     assert given.queues == {"mail:3": 2, "a:b": 1}
 
 
-@pytest.mark.parametrize("word", ["lst", "lists"])
-def test_who_wants_to_list_workers_is_told_how(say, word, monkeypatch):
+@pytest.mark.parametrize("words", ["fireforget worker lst", "fireforget.worker list"])
+def test_who_wants_to_list_workers_is_told_how(words):
     """A mistyped `list` is taken for an application; `list` itself is too, where only workers are started."""
-    monkeypatch.setattr(worker.logs, "configure", lambda *_: None)
-    code, _, err = say("worker", word)
-    assert code == 2 and err.endswith("; to list workers: python -m fireforget worker list\n")
-    assert worker.main(["list"]) == 2
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", "-m", *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=surroundings, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.endswith("; to list workers: python -m fireforget worker list\n")
 
 
 # --- changing ---------------------------------------------------------------------------------------------------------------

@@ -456,9 +456,11 @@ def test_a_written_result_stays_with_a_job_that_fails(site, worker):
     assert (info.state, info.result) == ("archived", {"partial": 1})
 
 
-def test_writing_a_result_that_is_not_json_raises_in_the_handler(site, worker):
-    """So does progress beyond 1: the handler's author should know."""
-    assert len(site.result("bad:write").result) == 2
+def test_writing_a_result_that_cannot_be_kept_fails_no_job(site, worker):
+    """It is null, and the log says why; progress beyond 1 raises, since the handler's author should know."""
+    info = site.result("bad:write")
+    assert (info.state, len(info.result)) == ("completed", 1)
+    assert worker.wait_record("task result not kept", task_id=info.id)["level"] == "WARNING"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ LONGEST_LINE = 130
 
 FLOORS = {
     # Words: pure. A producer's process pays for nothing else before it opens a file, and everything may depend on them.
-    0: "errors clock retry payload task enqueuer",
+    0: "errors clock retry payload task enqueuer _shield",
     # The store: the only floor that knows SQL, so that a new schema is a change of these files.
     1: "_schema _sql _db _claims queue_sqlite",
     # The application's side: handlers and what producers call. Patterns depend on the Enqueuer protocol, never on the store.

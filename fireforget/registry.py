@@ -146,7 +146,7 @@ class Registry:
             raise RegistrationError(f"{type!r} is a function, not a task type: write @registry.task({name!r}) above it")
         if not isinstance(type, str) or not type.strip():
             raise RegistrationError(f"the task type {type!r} cannot be registered: give text such as 'email:send'")
-        check_type(type)
+        type = check_type(type)
         checked = check_options(options, HANDLER_OPTIONS)
         check_retry_delay(retry_delay)
 

@@ -28,25 +28,13 @@ def main(argv: Sequence[str] | None = None, *, called: str = _CALLED) -> int:
     """Run a worker as the command line says; return the exit code. `called` is what its help calls it."""
     arguments = parser(called).parse_args(argv)
     logs.configure(arguments.log_level, arguments.log_format)
-    for number in (signal.SIGTERM, signal.SIGINT):  # until `Worker.run` takes them; an import may take its time
-        signal.signal(number, _stop_before_start)
+    early = _EarlyStop()
+    for number in (signal.SIGTERM, signal.SIGINT):  # until `Worker.run` takes them over; an import may take its time
+        signal.signal(number, early.ask)
     try:
-        return _run(arguments)
-    except _Stopped:
-        return 0
-
-
-class _Stopped(BaseException):
-    """A stop was asked for before the worker had started."""
-
-
-def _stop_before_start(*_: object) -> None:
-    raise _Stopped
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    try:
-        worker = _worker_of(arguments)
+        early.worker = worker = _worker_of(arguments)
+        if early.asked:
+            return 0
         worker.open()
     except AppError as error:
         return _refuse(f"{error}{_list_hint(arguments.app)}")
@@ -65,6 +53,22 @@ def _run(arguments: argparse.Namespace) -> int:
         )
         return 1
     return 0
+
+
+class _EarlyStop:
+    """A stop that is asked for before the worker works. It is only recorded: an exception could come up anywhere, and be lost."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.worker: Worker | None = None
+
+    def ask(self, *_: object) -> None:
+        """Handle a signal; the second one during a long import does not wait for its end."""
+        if self.worker is not None:
+            self.worker.shutdown()
+        elif self.asked:
+            os._exit(0)
+        self.asked = True
 
 
 def parser(called: str = _CALLED) -> argparse.ArgumentParser:

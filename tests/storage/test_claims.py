@@ -433,3 +433,33 @@ def test_a_worker_stops_when_a_newer_program_migrated_the_file(claims, sql):
     sql("UPDATE fireforget_meta SET value = '2' WHERE key = 'schema_version'")
     with pytest.raises(SchemaTooNew, match="version 2: upgrade this worker"), claims.transaction():
         claims.check_schema()
+
+
+# --- what a transaction may cost ------------------------------------------------------------------------------------------
+
+
+def test_an_outcome_that_cannot_be_stored_harms_no_other(queue, claims):
+    """Its job is archived with the reason; the others of the same transaction are settled."""
+    ids = [queue.enqueue(Task("t", n), retention=60).id for n in range(3)]
+    jobs = claim(claims)
+    completed = [(1.0, 2.0, 3.0, "null", None, *fence(claims, job)) for job in jobs]
+    completed[1] = (1.0, 2.0, 3.0, object(), None, *fence(claims, jobs[1]))
+    assert settle(claims, completed=completed) == 0
+    states = [queue.get(job_id) for job_id in ids]
+    assert [info.state for info in states] == ["completed", "archived", "completed"]
+    assert "cannot be stored" in states[1].last_error
+
+
+def test_a_transaction_claims_no_more_than_some_mebibytes(queue, claims):
+    """A claim writes each payload to the WAL once more: large ones are claimed a few at a time, and none is forgotten."""
+    queue.enqueue_many([Task("t", "x" * 900_000) for _ in range(30)])
+    sizes = []
+    while True:
+        with claims.transaction():
+            claims.begin_claiming()
+            rows = claims.claim("default", ["t"], 100)
+        if not rows:
+            break
+        sizes.append(len(rows))
+    assert sum(sizes) == 30
+    assert max(sizes[1:]) <= 8

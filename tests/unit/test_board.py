@@ -208,3 +208,14 @@ def test_a_board_that_cannot_be_read_tells_of_no_jobs(tmp_path, content):
     dead = lock_if_dead(str(file))
     assert dead.running_jobs() == frozenset()
     dead.remove()
+
+
+def test_the_file_has_all_its_blocks_from_the_start(tmp_path):
+    """A store into a hole of a mapped file kills the process when the disk is full; so there are no holes."""
+    import os
+
+    made = Board.create(str(tmp_path / "jobs.db"), 8, 4)
+    status = os.fstat(made.descriptor)
+    made.remove()
+    assert status.st_size > 8192
+    assert status.st_blocks * 512 >= status.st_size

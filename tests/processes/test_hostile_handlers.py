@@ -1,0 +1,158 @@
+"""Handlers that do to their process what no handler should: the job may suffer, the worker and the other jobs must not."""
+
+import os
+import signal
+
+import pytest
+
+from fireforget import Task
+
+APP = """
+import enum
+
+@registry.task("ok")
+def ok():
+    return os.getpid()
+
+@registry.task("n")
+def n(n):
+    note(n)
+
+@registry.task("holds")
+def holds():
+    say("holding", os.getpid())
+    hold()
+
+@registry.task("naps")
+def naps():
+    time.sleep(60)
+
+@registry.task("sleeps:for:years")
+def sleeps_for_years():
+    say("sleeping")
+    hold()
+
+@registry.task("forks:and:returns")
+def forks_and_returns():
+    os.fork()
+
+class Later(RetryLater):
+    def __init__(self):
+        self.seconds = "soon"
+
+@registry.task("later:wrong")
+def later_wrong():
+    raise Later()
+
+@registry.task("unshowable")
+def unshowable():
+    raise SyntaxError("x", ("file", 1, 1, 5))
+
+class Lazy(dict):
+    def items(self):
+        raise ZeroDivisionError("lazy")
+
+@registry.task("lazy:result")
+def lazy_result():
+    return Lazy(a=1)
+
+class Type(enum.StrEnum):
+    MAIL = "mail:send"
+
+@registry.task(Type.MAIL)
+def mail():
+    current_job().progress(0.5, Type.MAIL)
+    return "sent"
+
+@registry.task("hangs:in:policy", retry_delay=lambda n, error: time.sleep(60) or 0)
+def hangs_in_policy():
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def site(site):
+    site.app(APP)
+    return site
+
+
+def test_a_handler_that_forks_and_comes_back_twice_runs_no_other_job_twice(site):
+    """The other process goes no further than the end of the handler."""
+    worker = site.worker("--concurrency", 1)
+    site.finished(site.enqueue("ok"))
+    tasks = [Task("n", {"n": n}) for n in range(200)]
+    site.queue.enqueue_many([*tasks[:50], Task("forks:and:returns"), *tasks[50:]])
+    site.eventually(lambda: not site.sql("SELECT 1 FROM fireforget_job WHERE state IN (2, 3)"))
+    assert worker.stop() == 0
+    assert sorted(map(int, site.notes())) == list(range(200))
+
+
+def test_a_timeout_of_years_does_not_end_the_watch_over_the_others(site):
+    """Any number that is accepted is waited for in pieces."""
+    site.worker("--concurrency", 2)
+    long = site.enqueue("sleeps:for:years", run_timeout=1e11, retention=60)
+    site.hear("sleeping")
+    info = site.finished(site.enqueue("naps", run_timeout=0.3, max_retry=0), within=3)
+    assert (info.state, info.last_error) == ("archived", "timed out after 0.3 s")
+    site.release()
+    assert site.finished(long).state == "completed"
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize(
+    ("type", "state", "error"),
+    [
+        ("later:wrong", "retry", None),
+        ("unshowable", "archived", "SyntaxError"),
+        ("lazy:result", "completed", "ZeroDivisionError"),
+        ("mail:send", "completed", None),
+    ],
+)
+def test_what_cannot_be_taken_literally_costs_no_child(site, threads, type, state, error):
+    """Delays, exceptions, results and types that are not what they should be are understood as well as they can be."""
+    worker = site.worker("--concurrency", 1, "--threads", threads)
+    child = site.result("ok").result
+    job = site.enqueue(type, retention=60, max_retry=0)
+    site.state_is(job, state)
+    assert (error or "") in (site.queue.get(job).last_error or "")
+    assert site.result("ok").result == child
+    assert "died" not in worker.log
+    assert worker.stop() == 0
+
+
+def test_jobs_in_a_child_that_starts_none_run_elsewhere(site):
+    """A child that is stopped, or whose GIL somebody holds, keeps its jobs for a moment; then it is replaced."""
+    worker = site.worker("--concurrency", 2)
+    held = site.enqueue("holds", retention=60)
+    busy = int(site.hear("holding").split()[1])
+    idle = site.result("ok").result
+    assert busy != idle
+    os.kill(idle, signal.SIGSTOP)
+    job = site.enqueue("ok", retention=60)
+    site.release()
+    assert site.finished(held).state == "completed"
+    assert site.finished(job, within=3).result == busy
+    worker.wait_log("starts no job: replacing it", within=8)
+    assert worker.stop() == 0
+
+
+def test_timeouts_hold_while_somebody_has_stopped_the_helper(site):
+    """It is told to go on before it is asked to kill."""
+    worker = site.worker("--concurrency", 1)
+    child = site.result("ok").result
+    (helper,) = set(worker.processes()) - {child}
+    site.enqueue("hangs:in:policy", run_timeout=0.2)
+    os.kill(helper, signal.SIGSTOP)
+    worker.wait_log("timed out after 0.2 s", within=5)
+    assert worker.stop() == 0
+
+
+def test_a_retry_policy_that_hangs_holds_up_its_own_job_alone(site):
+    """After five seconds the default delay is used; the child that hangs in it is replaced."""
+    worker = site.worker("--concurrency", 2)
+    job = site.enqueue("hangs:in:policy", run_timeout=0.2)
+    worker.wait_log("no answer in time", within=10)
+    site.state_is(job, "retry")
+    assert site.result("ok").state == "completed"
+    assert worker.stop() == 0

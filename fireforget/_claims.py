@@ -24,7 +24,7 @@ MOST_EXPIRED = 500
 """Jobs removed after their retention in one transaction."""
 MOST_CLAIMED_BYTES = 4 * 1024 * 1024
 """Bytes of payload after which one transaction claims no more."""
-_SLICE, _SLICE_OF_LARGE, _LARGE = 64, 4, 64 * 1024
+_SLICE, _SLICE_OF_LARGE, _LARGE = 32, 4, 64 * 1024
 """Jobs that one statement claims; fewer once a payload above so many bytes was seen, since sizes are known only afterwards."""
 MOST_DEATHS = 3
 """A job under which a worker has died this often is archived."""

@@ -214,7 +214,7 @@ def test_the_file_has_all_its_blocks_from_the_start(tmp_path):
     """A store into a hole of a mapped file kills the process when the disk is full; so there are no holes."""
     import os
 
-    made = Board.create(str(tmp_path / "jobs.db"), 8, 4)
+    made = Board.create(str(tmp_path / "jobs.db"), 64, 8)
     status = os.fstat(made.descriptor)
     made.remove()
     assert status.st_size > 8192

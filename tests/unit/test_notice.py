@@ -7,4 +7,4 @@ def test_a_commit_that_takes_its_disk_a_minute_is_still_seen():
     """The notice comes when the write begins; looks go on, ever more rarely, until any sync should be over."""
     assert sum(LOOKS) > 60
     assert sum(LOOKS[:6]) < 0.02
-    assert all(later >= earlier for earlier, later in zip(LOOKS, LOOKS[1:], strict=False))
+    assert list(LOOKS) == sorted(LOOKS)

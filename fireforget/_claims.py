@@ -342,6 +342,16 @@ class Claims:
         finally:
             connection.text_factory = str
 
+    def open_groups(self) -> list[tuple[str, str, int, float, float]]:
+        """Return (queue, group, jobs, oldest, newest) of the groups that wait; instants in Unix seconds."""
+        with self._lenient():
+            return self.connection.execute(_sql.OPEN_GROUPS).fetchall()
+
+    def close_batch(self, queue: str, group: str, most: int, batch: int, row: dict[str, Any]) -> None:
+        """Give up to `most` jobs of a group (-1: all) their batch, and store the job that aggregates it; in a transaction."""
+        self.connection.execute(_sql.CLOSE_BATCH, {"queue": queue, "group": group, "most": most, "batch": batch})
+        self.connection.execute(_sql.INSERT_JOB, [row[column] for column in _sql.INSERTED_COLUMNS])
+
     def active_elsewhere(self) -> bool:
         """Return whether any worker runs a job that this one could run; for `--burst`."""
         with self._lenient():

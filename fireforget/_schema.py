@@ -83,6 +83,7 @@ CREATE TABLE fireforget_job (
     unique_key TEXT,
     unique_until REAL,
     group_name TEXT,
+    batch INTEGER,
     claim INTEGER NOT NULL DEFAULT 0,
     worker INTEGER,
     started_at REAL,
@@ -120,6 +121,8 @@ CREATE INDEX fireforget_due ON fireforget_job (due, queue, state) WHERE state IN
 CREATE INDEX fireforget_active ON fireforget_job (worker, queue) WHERE state = 3;
 CREATE INDEX fireforget_cancel ON fireforget_job (worker) WHERE state = 3 AND cancel_requested_at IS NOT NULL;
 CREATE INDEX fireforget_resting ON fireforget_job (state, queue, completed_at) WHERE state > 4;
+CREATE INDEX fireforget_group ON fireforget_job (queue, group_name, enqueued_at) WHERE state = 7 AND batch IS NULL;
+CREATE INDEX fireforget_batch ON fireforget_job (batch) WHERE batch IS NOT NULL;
 CREATE INDEX fireforget_expiry ON fireforget_job (expires_at) WHERE expires_at IS NOT NULL;
 CREATE UNIQUE INDEX fireforget_task_id ON fireforget_job (task_id) WHERE task_id IS NOT NULL;
 CREATE UNIQUE INDEX fireforget_unique_key ON fireforget_job (unique_key) WHERE unique_key IS NOT NULL;

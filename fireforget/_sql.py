@@ -12,6 +12,7 @@ from fireforget.task import DEFAULT_TIMEOUT, State
 SCHEDULED = STATE_NUMBER[State.SCHEDULED]
 PENDING = STATE_NUMBER[State.PENDING]
 ACTIVE = STATE_NUMBER[State.ACTIVE]
+AGGREGATING = STATE_NUMBER[State.AGGREGATING]
 RETRY = STATE_NUMBER[State.RETRY]
 COMPLETED = STATE_NUMBER[State.COMPLETED]
 ARCHIVED = STATE_NUMBER[State.ARCHIVED]
@@ -44,6 +45,7 @@ INSERTED_COLUMNS = (
     "enqueued_at",
     "unique_key",
     "unique_until",
+    "group_name",
 )
 
 INSERT_JOB = f"""
@@ -256,6 +258,32 @@ WHERE n IN (
 RETURNING {CLAIMED_COLUMNS}
 """
 
+
+# --- workers: groups ------------------------------------------------------------------------------------------------------
+# Members wait in state aggregating. When a group is complete they get the number of the job that aggregates them as their batch;
+# later arrivals begin the group anew. That job replaces them by one task in a transaction of its own.
+
+OPEN_GROUPS = f"""
+SELECT queue, group_name, count(*), min(enqueued_at), max(enqueued_at)
+FROM fireforget_job INDEXED BY fireforget_group
+WHERE state = {AGGREGATING} AND batch IS NULL
+GROUP BY queue, group_name
+"""
+
+CLOSE_BATCH = f"""
+UPDATE fireforget_job
+SET batch = :batch
+WHERE n IN (
+    SELECT n
+    FROM fireforget_job INDEXED BY fireforget_group
+    WHERE state = {AGGREGATING} AND batch IS NULL AND queue = :queue AND group_name = :group
+    ORDER BY enqueued_at, n
+    LIMIT :most
+)
+"""
+
+MEMBERS = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE batch = :batch ORDER BY n"
+DELETE_MEMBERS = "DELETE FROM fireforget_job WHERE batch = :batch"
 
 # --- workers: settling, one row each, fenced by owner and claim -----------------------------------------------------------
 # No row means that the job is no longer ours: the result comes too late and is discarded.

@@ -107,6 +107,9 @@ class Intake:
         if unique_for is None:
             check_unique(options)
         headers = get("headers")
+        group = get("group")
+        if group is not None and due > now:
+            raise InvalidOption("group", group, "a member of a group has no delay of its own: the group says when it is complete")
         task_id = get("task_id")
         if task_id is not None:
             self._check_task_id(task_id)
@@ -115,7 +118,7 @@ class Intake:
             "task_id": task_id,
             "type": task.type,
             "queue": queue,
-            "state": _sql.PENDING if due <= now else _sql.SCHEDULED,
+            "state": _sql.AGGREGATING if group is not None else _sql.PENDING if due <= now else _sql.SCHEDULED,
             "priority": get("priority", 0),
             "due": due,
             "payload": payload,
@@ -127,6 +130,7 @@ class Intake:
             "enqueued_at": now,
             "unique_key": None if unique_for is None else unique_key_of(get("unique_key"), queue, task.type, payload),
             "unique_until": None if unique_for is None else now + unique_for,
+            "group_name": group,
         }
 
     def _check_task_id(self, task_id: str) -> None:
@@ -307,6 +311,27 @@ class SqliteQueue(Intake):
                 )
             time.sleep(left)
             pause = min(pause * 1.5, 0.05)
+
+    # --- groups -------------------------------------------------------------------------------------------------------
+
+    def _members(self, batch: int) -> list[TaskInfo]:
+        """Return the jobs of a closed group, in the order in which they were enqueued."""
+        with self._database.use() as connection:
+            rows = connection.execute(_sql.MEMBERS, {"batch": batch}).fetchall()
+        return [info_of(row, self._tag) for row in rows]
+
+    def _replace_members(self, batch: int, task: Task, queue: str) -> None:
+        """Replace the jobs of a closed group by one task, in one transaction."""
+        overriding = {} if "queue" in task.options else {"queue": queue}
+        row = self._row(task, overriding, self._clock())
+        with _db.translated(self.path), _db.begun(self._database, DEFAULT_WAIT) as connection:
+            try:
+                insert_one(connection, row)
+                connection.execute(_sql.DELETE_MEMBERS, {"batch": batch})
+                connection.execute("COMMIT")
+            except BaseException:
+                _db.rollback(connection)
+                raise
 
     # --- the object itself --------------------------------------------------------------------------------------------
 
@@ -654,12 +679,12 @@ def _fields_of_new(row: Row, n: int, tag: str) -> dict[str, Any]:
         "deadline": to_datetime(row["deadline"]),
         "last_error": None,
         "enqueued_at": to_datetime(row["enqueued_at"]),
-        "next_process_at": to_datetime(row["due"]),
+        "next_process_at": None if row["group_name"] is not None else to_datetime(row["due"]),
         "started_at": None,
         "completed_at": None,
         "result": None,
         "progress": None,
-        "group": None,
+        "group": row["group_name"],
         "worker": None,
     }
 

@@ -6,15 +6,15 @@ A registry knows nothing of databases and processes: producers use its definitio
 import inspect
 from collections.abc import Callable, Iterable
 from functools import update_wrapper
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from fireforget import payload as json_payload
-from fireforget.clock import to_seconds
-from fireforget.errors import InvalidTask, RegistrationError
+from fireforget.clock import Seconds, to_seconds
+from fireforget.errors import InvalidOption, InvalidTask, RegistrationError
 from fireforget.job import current_job
 from fireforget.middleware import DEFAULT_CHAIN, Middleware
 from fireforget.retry import RetryDelay
-from fireforget.task import HANDLER_OPTIONS, Task, check_options, check_type
+from fireforget.task import HANDLER_OPTIONS, Task, TaskInfo, check_options, check_type
 
 __all__ = ["Definition", "PayloadMismatch", "Registry", "current_job"]
 
@@ -114,6 +114,27 @@ class Definition(Generic[P, R]):
         return f"<handler {self.pattern!r}: {getattr(self.function, '__qualname__', self.function)}>"
 
 
+Aggregate = Callable[[str, "list[TaskInfo]"], Task]
+"""Makes one task of a group's name and its jobs."""
+
+
+class GroupRule(NamedTuple):
+    """When a group is complete."""
+
+    grace: float
+    """Seconds without a new job."""
+    max_delay: float | None
+    """Seconds since its first job; None: no limit."""
+    max_size: int | None
+
+    def complete_at(self, size: int, oldest: float, newest: float) -> float:
+        """Return when a group of `size` jobs, enqueued from `oldest` to `newest`, is complete, in Unix seconds."""
+        if self.max_size is not None and size >= self.max_size:
+            return newest
+        by_grace = newest + self.grace
+        return by_grace if self.max_delay is None else min(by_grace, oldest + self.max_delay)
+
+
 class Registry:
     """The handlers of one application.
 
@@ -129,6 +150,7 @@ class Registry:
         self.middleware: list[Middleware] = list(DEFAULT_CHAIN if middleware is None else middleware)
         self._definitions: dict[str, Definition[Any, Any]] = {}
         self._prefixes: list[str] = []
+        self._aggregators: dict[str, tuple[Aggregate, GroupRule]] = {}
 
     def task(
         self, type: str, *, retry_delay: RetryDelay | None = None, **options: Any
@@ -162,6 +184,53 @@ class Registry:
             return definition
 
         return register
+
+    def aggregator(
+        self,
+        group: str,
+        *,
+        group_grace: Seconds = 60,
+        group_max_delay: Seconds | None = None,
+        group_max_size: int | None = None,
+    ) -> Callable[[Aggregate], Aggregate]:
+        """Register the decorated function to make one task of the jobs that were enqueued with `group`.
+
+        `group` is matched like a type: exactly, or as a prefix when it ends in ":". A group is complete when nothing has been
+        added for `group_grace` seconds, when its first job has waited for `group_max_delay` (None: no limit), or when it has
+        `group_max_size` jobs (None: no limit). The function gets the group's name and the `TaskInfo`s of its jobs, runs in a
+        child, and returns the `Task` to enqueue; that replaces the jobs in one transaction. It goes to the group's queue unless
+        it names another. A function that raises is tried again like a handler.
+
+        Raises `RegistrationError` for a blank or taken group, `InvalidOption` for the limits.
+        """
+        rule = GroupRule(
+            to_seconds("group_grace", group_grace),
+            None if group_max_delay is None else to_seconds("group_max_delay", group_max_delay),
+            group_max_size,
+        )
+        if group_max_size is not None and (isinstance(group_max_size, bool) or group_max_size < 1):
+            raise InvalidOption("group_max_size", group_max_size, "give a whole number above 0")
+        if not isinstance(group, str) or not group.strip() or group in self._aggregators:
+            raise RegistrationError(f"the group {group!r} cannot be registered: give text that has no aggregator yet")
+
+        def register(function: Aggregate) -> Aggregate:
+            self._aggregators[group] = (function, rule)
+            return function
+
+        return register
+
+    @property
+    def has_aggregators(self) -> bool:
+        """Whether any aggregator is registered."""
+        return bool(self._aggregators)
+
+    def aggregator_of(self, group: str) -> tuple[Aggregate, GroupRule] | None:
+        """Return the function and rule of a group: the exact ones, else those of the longest prefix, else None."""
+        if group in self._aggregators:
+            return self._aggregators[group]
+        prefixes = (p for p in self._aggregators if p.endswith(":") and group.startswith(p))
+        longest = max(prefixes, key=len, default=None)
+        return None if longest is None else self._aggregators[longest]
 
     def use(self, *middleware: Middleware) -> None:
         """Add middleware inside those that are there: the first of all is the outermost."""

@@ -102,6 +102,7 @@ _CHECKS: dict[str, Callable[[str, object], Any]] = {
     "unique_for": _duration_above_0,
     "unique_key": _name,
     "retention": _duration,
+    "group": _name,
     "headers": _headers,
 }
 

@@ -30,7 +30,7 @@ from typing import Any, Protocol
 
 from fireforget import logs, middleware
 from fireforget import payload as json_payload
-from fireforget._pool import enforcer
+from fireforget._pool import enforcer, groups
 from fireforget._pool.board import Board, Cell, Reason, Slot
 from fireforget._pool.channel import Channel
 from fireforget._pool.config import Settings
@@ -186,9 +186,10 @@ class Runner:
 class Child:
     """The process; `serve` returns when the supervisor has closed the channel."""
 
-    def __init__(self, registry: Registry, settings: Settings, slot: Slot, channel: Channel, tag: str) -> None:
+    def __init__(self, registry: Registry, settings: Settings, slot: Slot, channel: Channel, tag: str, path: str) -> None:
         self.registry = registry
         self.tag = tag
+        self._path = path
         self._settings = settings
         self._slot = slot
         self._channel = channel
@@ -202,7 +203,9 @@ class Child:
         try:
             return self._definitions[type]
         except KeyError:
-            self._definitions[type] = self.registry.match(type)
+            self._definitions[type] = (
+                groups.definition(self.registry, self._path) if type == groups.AGGREGATE else self.registry.match(type)
+            )
             return self._definitions[type]
 
     def send(self, message: Any) -> None:
@@ -489,7 +492,7 @@ def flush_submissions() -> None:
 def child_main(registry: Registry, settings: Settings, board: Board) -> Callable[[socket.socket, int], None]:
     """Return what a freshly forked child does with its end of the channel and the number of its slot.
 
-    The supervisor's first message is the tag of the database's ids.
+    The supervisor's first message is the tag of the database's ids and the path of the file.
     """
 
     def main(connection: socket.socket, slot_number: int) -> None:
@@ -497,9 +500,9 @@ def child_main(registry: Registry, settings: Settings, board: Board) -> Callable
         _print_whole_lines()
         random.seed()
         channel = Channel(connection)
-        tag = channel.receive()
-        if tag is not None:
-            child = Child(registry, settings, board.slot(slot_number), channel, tag)
+        greeting = channel.receive()
+        if greeting is not None:
+            child = Child(registry, settings, board.slot(slot_number), channel, *greeting)
             os.register_at_fork(after_in_child=lambda: _let_go(child, connection, board))
             child.serve()
 

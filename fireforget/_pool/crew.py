@@ -85,7 +85,7 @@ class Crew:
         enforcer: Enforcer,
         samples: metrics.Samples,
         poll: "select.poll",
-        tag: str,
+        greeting: tuple[str, str],
     ) -> None:
         self._settings = settings
         self._board = board
@@ -93,7 +93,7 @@ class Crew:
         self._enforcer = enforcer
         self._samples = samples
         self._poll = poll
-        self._tag = tag
+        self._greeting = greeting
         self.verdicts: Verdicts
         self._children: dict[int, ChildHandle] = {}
         """By slot: forked, or asked for."""
@@ -198,7 +198,7 @@ class Crew:
             return
         child = ChildHandle(slot_number, self._board, Mailbox(ours))
         child.slot.clear()
-        child.mailbox.send(self._tag)
+        child.mailbox.send(self._greeting)
         self._children[slot_number] = child
         self._poll.register(ours, select.POLLIN)
         self._helper.fork_child(slot_number, theirs)

@@ -31,6 +31,7 @@ from fireforget._pool.child import child_main
 from fireforget._pool.config import Settings
 from fireforget._pool.crew import Crew
 from fireforget._pool.enforcer import Enforcer
+from fireforget._pool.groups import AGGREGATE, Groups
 from fireforget._pool.helper import ForkHelper
 from fireforget._pool.notice import LOOKS, POLL_SECONDS, Notice
 from fireforget._pool.plan import Lanes
@@ -129,9 +130,13 @@ class Supervisor:
         self._notice = Notice(queue.path)
         self._enforcer = Enforcer(self._helper.signal_child)
         self._enforcer.start()
-        self._crew = Crew(settings, self._board, self._helper, self._enforcer, self._samples, self._poll, queue._tag)
-        self._verdicts = Verdicts(self._registry, self._samples, self._claims.worker, queue._tag, self._clock, self._crew.ask_any)
+        self._crew = Crew(
+            settings, self._board, self._helper, self._enforcer, self._samples, self._poll, (queue._tag, queue.path)
+        )
+        worker = self._claims.worker
+        self._verdicts = Verdicts(self._registry, self._samples, worker, queue._tag, self._clock, self._crew.ask_any)
         self._crew.verdicts = self._verdicts
+        self._groups = Groups(self._registry, self._claims, queue, frozenset(settings.queues))
         self._bookkeeper: Bookkeeper | None = None
         if settings.metrics_file is not None:
             self._bookkeeper = Bookkeeper(settings, queue._database, self._samples, self._crew.count, self._clock)
@@ -205,7 +210,8 @@ class Supervisor:
             moments.append(self._looks[0])
         if not self._notice.works:
             moments.append(now + POLL_SECONDS)
-        wall_moment = min(self._next_due if self._claims_now() else _NEVER, self._next_expiry)
+        due = min(self._next_due, self._groups.next_at) if self._claims_now() else _NEVER
+        wall_moment = min(due, self._next_expiry)
         if wall_moment < _NEVER:
             moments.append(now + max(0.0, wall_moment - self._clock()))
         if self._recovery.has_others:
@@ -268,7 +274,8 @@ class Supervisor:
         now = self._clock()
         due = self._claims_now() and min(self._next_due, self._verdicts.next_due) <= now
         expired = min(self._next_expiry, self._verdicts.next_expiry) <= now
-        if not (settlement or due or expired or (rooms and lanes)):
+        complete = self._claims_now() and self._groups.next_at <= now
+        if not (settlement or due or expired or complete or (rooms and lanes)):
             self._look_now = False
             self._end_burst()
             return
@@ -281,7 +288,9 @@ class Supervisor:
                 claims.forward_due()
             if expired:
                 claims.remove_expired()
-            if wanted and (due or settlement):  # what was seen before may be more by now
+            if complete:
+                self._groups.close_complete(now)
+            if wanted and (due or settlement or complete):  # what was seen before may be more by now
                 lanes = claims.lanes()
             rows = self._claim(lanes, wanted)
             next_due = claims.next_due() if due else self._next_due
@@ -310,6 +319,7 @@ class Supervisor:
             self._next_due = self._claims.next_due()
             self._next_expiry = self._claims.next_expiry()
             self._recovery.look()
+            self._groups.look()
             if self._crew.has_jobs:
                 self._crew.cancel(self._claims.cancel_requests())
             lanes = self._claims.lanes()
@@ -358,7 +368,8 @@ class Supervisor:
     def _handles(self, type: str) -> bool:
         known = self._known_types.get(type)
         if known is None:
-            known = self._known_types[type] = self._registry.match(type) is not None
+            own = type == AGGREGATE and self._registry.has_aggregators
+            known = self._known_types[type] = own or self._registry.match(type) is not None
         return known
 
     # --- requests, and the end ----------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ _log = logging.getLogger("fireforget.store")
 
 OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "fuse.sshfs", "fuse.glusterfs"})
-WAL_LIMIT_BYTES = 16 * 1024 * 1024
+WAL_LIMIT_BYTES = 32 * 1024 * 1024
 """Producers without a worker fold the WAL back into the database when it is larger than this."""
 WORKER_WAL_BYTES = 4 * 1024 * 1024
 """A worker does so earlier: what is in the page cache still costs little."""

@@ -17,7 +17,28 @@ _IN_MODIFY, _IN_ATTRIB, _IN_MOVED_TO, _IN_CREATE = 0x2, 0x4, 0x80, 0x100
 _IN_DELETE_SELF, _IN_MOVE_SELF = 0x400, 0x800
 _EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name that follows
 
-LOOKS = (0.0, 0.001, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+LOOKS = (
+    0.0,
+    0.0002,
+    0.0003,
+    0.0005,
+    0.001,
+    0.002,
+    0.004,
+    0.008,
+    0.016,
+    0.032,
+    0.064,
+    0.128,
+    0.256,
+    0.5,
+    1.0,
+    2.0,
+    4.0,
+    8.0,
+    16.0,
+    30.0,
+)
 """Seconds to wait before each look after a notice: a commit is seen after its sync, which takes microseconds or, on a disk in
 trouble or in a process that was stopped meanwhile, the better part of a minute. A look is one short read."""
 

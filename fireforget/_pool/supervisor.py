@@ -49,6 +49,7 @@ _WARN_SECONDS = 60.0
 _EXIT_SECONDS = 5.0  # for children to end that have nothing to do any more
 _FATAL = (SchemaTooNew, StoreReplaced, StoreCorrupt)
 """It is another program's file now, or none, or damaged: a worker must not write any more, and ends."""
+_FINEST_POLL = 0.001  # poll waits in whole milliseconds, and a commit is often seen after a part of one
 _LONGEST_PAUSE = 3600.0  # poll takes milliseconds in 32 bits; jobs may be due in years
 _NEVER = float("inf")
 
@@ -186,6 +187,9 @@ class Supervisor:
     def _wait(self) -> None:
         """Sleep until something is to be done, and take in what was said."""
         pause = self._pause()
+        if 0 < pause < _FINEST_POLL:
+            time.sleep(pause)
+            pause = 0.0
         milliseconds = max(0, -int(-min(pause, _LONGEST_PAUSE) * 1000 // 1)) if pause < _NEVER else None
         ready = {descriptor for descriptor, _ in self._poll.poll(milliseconds)}
         if self._wake_read in ready:

@@ -130,6 +130,7 @@ def test_jobs_in_a_child_that_starts_none_run_elsewhere(site):
     assert busy != idle
     os.kill(idle, signal.SIGSTOP)
     job = site.enqueue("ok", retention=60)
+    site.state_is(job, "active")  # in the hands of the one that is stopped: the other is busy
     site.release()
     assert site.finished(held).state == "completed"
     assert site.finished(job, within=3).result == busy

@@ -24,8 +24,11 @@ MOST_EXPIRED = 500
 """Jobs removed after their retention in one transaction."""
 MOST_CLAIMED_BYTES = 4 * 1024 * 1024
 """Bytes of payload after which one transaction claims no more."""
-_SLICE, _SLICE_OF_LARGE, _LARGE = 32, 4, 64 * 1024
-"""Jobs that one statement claims; fewer once a payload above so many bytes was seen, since sizes are known only afterwards."""
+_SLICES = ((16 * 1024, 128), (64 * 1024, 32), (float("inf"), 4))
+"""How many jobs one statement claims after one whose largest payload had up to so many bytes: sizes are known only afterwards."""
+_FIRST_SLICE = 32
+_REMOVED_TOGETHER = (64, 8, 1)
+"""Jobs that one statement removes: a few sizes, so that the statements stay prepared."""
 MOST_DEATHS = 3
 """A job under which a worker has died this often is archived."""
 _MOST_UNHANDLED = 20
@@ -109,7 +112,7 @@ class Claims:
         self._wal = _db.WalKeeper(database.path, _db.WORKER_WAL_BYTES)
         self.worker = 0
         self._claimed_bytes = 0
-        self._saw_large = False
+        self._slice = _FIRST_SLICE
         self.unhandled: list[tuple[str, str]] = []
         """Pairs of a served queue and a type without a handler that `lanes` has found; the first few."""
 
@@ -213,15 +216,14 @@ class Claims:
 
     def _settle_together(self, s: Settlement) -> int:
         run = self.connection.executemany
-        late = 0
-        if s.attempts:  # first: the statement finds the worker's name through the row's owner
+        late = self._remove(s.removed)
+        if s.attempts:  # before the others: the statement finds the worker's name through the row's owner
             run(_sql.INSERT_ATTEMPT, s.attempts)
         if s.results:
             run(_sql.WRITE_RESULT, s.results)
         if s.progress:
             run(_sql.WRITE_PROGRESS, s.progress)
         for statement, rows in (
-            (_sql.REMOVE, s.removed),
             (_sql.COMPLETE, s.completed),
             (_sql.RETRY_LATER, s.retried),
             (_sql.ARCHIVE, s.archived),
@@ -233,6 +235,17 @@ class Claims:
         if s.forgotten:
             run(_sql.DELETE_ATTEMPTS_OF_GONE, s.forgotten)
         return late
+
+    def _remove(self, fences: Sequence[Fence]) -> int:
+        """Remove jobs that are done with; return how many were not ours any more."""
+        numbers_of: dict[int, list[int]] = {}
+        for n, _, claim in fences:
+            numbers_of.setdefault(claim, []).append(n)
+        removed = 0
+        for claim, numbers in numbers_of.items():
+            for part in _sql.in_parts(numbers, _REMOVED_TOGETHER):
+                removed += self.connection.execute(_sql.remove_settled(len(part)), (*part, self.worker, claim)).rowcount
+        return len(fences) - removed
 
     # --- claiming -----------------------------------------------------------------------------------------------------
 
@@ -271,7 +284,7 @@ class Claims:
         """Claim up to `most` pending jobs of a queue, inside the open transaction, and return them in the order to run them."""
         rows: list[tuple[Any, ...]] = []
         while len(rows) < most and not self.claimed_enough:
-            wanted = min(most - len(rows), _SLICE_OF_LARGE if self._saw_large else _SLICE)
+            wanted = min(most - len(rows), self._slice)
             part = self._claim_slice(queue, types, wanted)
             rows += part
             self._count_bytes(part)
@@ -289,12 +302,10 @@ class Claims:
         return self._claimed_bytes >= MOST_CLAIMED_BYTES
 
     def _count_bytes(self, rows: list[tuple[Any, ...]]) -> None:
-        for row in rows:
-            if row[4] is not None:
-                size = len(row[4]) if isinstance(row[4], str | bytes) else 8
-                self._claimed_bytes += size
-                if size > _LARGE:
-                    self._saw_large = True
+        sizes = [len(row[4]) if isinstance(row[4], str | bytes) else 8 for row in rows]
+        self._claimed_bytes += sum(sizes)
+        largest = max(sizes, default=0)
+        self._slice = next(jobs for up_to, jobs in _SLICES if largest <= up_to)
 
     def _claim_slice(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
         if len(types) > _MOST_BRANCHES:

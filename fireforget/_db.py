@@ -354,6 +354,9 @@ def connect(path: str, synchronous: int) -> sqlite3.Connection:
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
             connection.execute("PRAGMA mmap_size = 0")
+            # What a statement keeps to undo itself stays in memory that is used again. In a file's buffer it is given back to
+            # the system and had again for each statement: a claim takes nearly twice as long.
+            connection.execute("PRAGMA temp_store = MEMORY")
             connection.text_factory = decode_leniently
             if sys.platform == "darwin":
                 connection.execute("PRAGMA fullfsync = 1")

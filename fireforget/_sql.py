@@ -3,11 +3,14 @@
 Named parameters, except in the statements that run once a job in a worker's batch: SQLite's binding looks each name up.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from typing import TypeVar
 
 from fireforget._schema import STATE_NUMBER
 from fireforget.task import DEFAULT_TIMEOUT, State
+
+T = TypeVar("T")
 
 SCHEDULED = STATE_NUMBER[State.SCHEDULED]
 PENDING = STATE_NUMBER[State.PENDING]
@@ -17,6 +20,15 @@ RETRY = STATE_NUMBER[State.RETRY]
 COMPLETED = STATE_NUMBER[State.COMPLETED]
 ARCHIVED = STATE_NUMBER[State.ARCHIVED]
 CANCELLED = STATE_NUMBER[State.CANCELLED]
+
+
+def in_parts(items: Sequence[T], sizes: Sequence[int]) -> Iterator[Sequence[T]]:
+    """Cut into parts of the given sizes, as many as fit of each; the last size is 1."""
+    start = 0
+    for size in sizes:
+        while len(items) - start >= size:
+            yield items[start : start + size]
+            start += size
 
 
 def number_of(state: State) -> int:
@@ -53,7 +65,20 @@ INSERT INTO fireforget_job ({", ".join(INSERTED_COLUMNS)})
 VALUES ({", ".join("?" * len(INSERTED_COLUMNS))})
 """
 
-# `executemany` does not tell row numbers. Inside one write transaction AUTOINCREMENT hands them out without a gap.
+# Most jobs leave these out. SQLite then has a third less to bind and to store, and a statement may carry many rows: one alone
+# costs 5 us, one of fifty 1.6 us (SQLite 3.40).
+RARE_COLUMNS = ("task_id", "headers", "deadline", "unique_key", "unique_until", "group_name")
+PLAIN_COLUMNS = tuple(column for column in INSERTED_COLUMNS if column not in RARE_COLUMNS)
+
+
+@cache
+def insert_plain(rows: int) -> str:
+    """Return the statement that inserts `rows` jobs without any of the `RARE_COLUMNS`."""
+    values = f"({', '.join('?' * len(PLAIN_COLUMNS))})"
+    return f"INSERT INTO fireforget_job ({', '.join(PLAIN_COLUMNS)}) VALUES {', '.join([values] * rows)}"
+
+
+# Such a statement does not tell row numbers. Inside one write transaction AUTOINCREMENT hands them out without a gap.
 LAST_JOB_NUMBER = "SELECT seq FROM sqlite_sequence WHERE name = 'fireforget_job'"
 
 # A lock that has expired is removed by whoever wants it next; not under a running job, whose lock ends with the run.
@@ -298,7 +323,15 @@ _RELEASED_KEY = (
 
 _FENCE = "WHERE n = ? AND worker = ? AND claim = ?"
 
-REMOVE = f"DELETE FROM fireforget_job {_FENCE}"
+
+@cache
+def remove_settled(jobs: int) -> str:
+    """Return the statement that removes `jobs` jobs of one worker and one claim number; half the cost of one statement a job.
+
+    Nearly all jobs are run once, so the claim numbers of a batch are alike.
+    """
+    return f"DELETE FROM fireforget_job WHERE n IN ({', '.join('?' * jobs)}) AND worker = ? AND claim = ?"
+
 
 COMPLETE = f"""
 UPDATE fireforget_job

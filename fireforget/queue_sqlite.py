@@ -24,6 +24,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
+from itertools import chain
 from json import JSONDecodeError
 from operator import itemgetter
 from typing import Any, Literal
@@ -75,6 +76,11 @@ _log = logging.getLogger("fireforget.store")
 Row = dict[str, Any]
 """A job to be stored, by column (`_sql.INSERTED_COLUMNS`)."""
 _values_of = itemgetter(*_sql.INSERTED_COLUMNS)
+_plain_values_of = itemgetter(*_sql.PLAIN_COLUMNS)
+_rare_values_of = itemgetter(*_sql.RARE_COLUMNS)
+_NOTHING_RARE = (None,) * len(_sql.RARE_COLUMNS)
+_INSERTED_TOGETHER = (50, 10, 1)
+"""Rows that one statement inserts: a few sizes, so that the statements stay prepared."""
 
 
 class Intake:
@@ -93,12 +99,7 @@ class Intake:
 
     def _row(self, task: Task, overriding: dict[str, Any], now: float) -> Row:
         options = merge_options(task.options, overriding) if overriding else task.options
-        payload = task.payload_json
-        if payload is not None and json_payload.size_of(payload) > self._max_payload:
-            raise InvalidPayload(
-                f"the payload of {task.type!r} has {json_payload.size_of(payload)} bytes of JSON and max_payload is "
-                f"{self._max_payload}: store the data elsewhere and pass a reference, or raise max_payload"
-            )
+        payload = self._checked_payload(task)
         get = options.get
         due = now + get("process_in", 0.0) if "process_at" not in options else options["process_at"]
         deadline = get("deadline")
@@ -133,15 +134,31 @@ class Intake:
             "group_name": group,
         }
 
+    def _checked_payload(self, task: Task) -> str | None:
+        payload = task.payload_json
+        if payload is not None and json_payload.size_of(payload) > self._max_payload:
+            raise InvalidPayload(
+                f"the payload of {task.type!r} has {json_payload.size_of(payload)} bytes of JSON and max_payload is "
+                f"{self._max_payload}: store the data elsewhere and pass a reference, or raise max_payload"
+            )
+        return payload
+
     def _check_task_id(self, task_id: str) -> None:
         if _parse_generated(task_id, self._tag):
             raise InvalidOption("task_id", task_id, "this looks like an id that the queue generates: choose another form")
 
     def _rows(self, tasks: Iterable[Task], overriding: dict[str, Any], now: float) -> list[Row]:
-        rows = []
+        """Return the rows of tasks that are stored together. Most often neighbours differ in their payloads alone."""
+        rows: list[Row] = []
+        like: Task | None = None
         for index, task in enumerate(tasks):
             try:
-                rows.append(self._row(check_task(task), overriding, now))
+                if like is not None and check_task(task).type == like.type and task.options == like.options:
+                    row = {**rows[-1], "nonce": _new_nonce(32), "payload": self._checked_payload(task)}
+                else:
+                    row = self._row(check_task(task), overriding, now)
+                    like = task if row["unique_key"] is None and row["task_id"] is None else None
+                rows.append(row)
             except InvalidTask as error:
                 error.index = index  # type: ignore[attr-defined]
                 raise
@@ -557,7 +574,7 @@ def insert_all(connection: sqlite3.Connection, rows: list[Row]) -> int:
     if len(rows) > 1 and all(row["unique_key"] is None for row in rows):
         connection.execute("SAVEPOINT rows")
         try:
-            connection.executemany(_sql.INSERT_JOB, map(_values_of, rows))
+            _insert_each(connection, rows)
             connection.execute("RELEASE rows")
             last: int = _plain_cursor(connection).execute(_sql.LAST_JOB_NUMBER).fetchone()[0]
             return last - len(rows) + 1
@@ -572,6 +589,14 @@ def insert_all(connection: sqlite3.Connection, rows: list[Row]) -> int:
             error.index = index  # type: ignore[attr-defined]
             raise
     return numbers[0]
+
+
+def _insert_each(connection: sqlite3.Connection, rows: list[Row]) -> None:
+    if any(_rare_values_of(row) != _NOTHING_RARE for row in rows):
+        connection.executemany(_sql.INSERT_JOB, map(_values_of, rows))
+        return
+    for part in _sql.in_parts(rows, _INSERTED_TOGETHER):
+        connection.execute(_sql.insert_plain(len(part)), list(chain.from_iterable(map(_plain_values_of, part))))
 
 
 def open_in_memory() -> sqlite3.Connection:
@@ -599,6 +624,8 @@ def insert_one(connection: sqlite3.Connection, row: Row) -> int:
     if row["unique_key"] is not None:
         connection.execute(_sql.RELEASE_EXPIRED_KEY, {"unique_key": row["unique_key"], "now": row["enqueued_at"]})
     try:
+        if _rare_values_of(row) == _NOTHING_RARE:
+            return connection.execute(_sql.insert_plain(1), _plain_values_of(row)).lastrowid  # type: ignore[return-value]
         return connection.execute(_sql.INSERT_JOB, _values_of(row)).lastrowid  # type: ignore[return-value]
     except sqlite3.IntegrityError as error:
         if "fireforget_job.task_id" in str(error):

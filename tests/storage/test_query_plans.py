@@ -28,10 +28,11 @@ HOT = {
 BY_ROW_NUMBER = {
     name: getattr(_sql, name)
     for name in (
-        "REMOVE", "COMPLETE", "RETRY_LATER", "ARCHIVE", "CANCEL_ACTIVE", "PUT_BACK", "WRITE_RESULT", "WRITE_PROGRESS",
+        "COMPLETE", "RETRY_LATER", "ARCHIVE", "CANCEL_ACTIVE", "PUT_BACK", "WRITE_RESULT", "WRITE_PROGRESS",
         "JOB_BY_NUMBER", "RETURN_JOB", "ARCHIVE_AFTER_DEATHS", "DELETE_JOB",
     )
 }  # fmt: skip
+BY_ROW_NUMBER["remove 64 settled jobs"] = _sql.remove_settled(64)
 
 
 @pytest.fixture(params=["empty", "analyzed"])

@@ -430,7 +430,7 @@ class Crew:
 
     def cancel(self, wanted: set[tuple[int, int]]) -> None:
         """Interrupt those of the jobs (number, claim) that run."""
-        for child in self:
+        for child in self if wanted else ():
             running = {index for index, _, _ in child.slot.running()}
             for index, row in child.jobs.items():
                 if (row[0], row[1]) in wanted and index in running and child.watched is not None:

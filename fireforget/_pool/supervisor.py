@@ -50,6 +50,7 @@ _EXIT_SECONDS = 5.0  # for children to end that have nothing to do any more
 _FATAL = (SchemaTooNew, StoreReplaced, StoreCorrupt)
 """It is another program's file now, or none, or damaged: a worker must not write any more, and ends."""
 _FINEST_POLL = 0.001  # poll waits in whole milliseconds, and a commit is often seen after a part of one
+_LOOK_SECONDS = 0.005  # between two looks at everything while every turn is a transaction anyway
 _LONGEST_PAUSE = 3600.0  # poll takes milliseconds in 32 bits; jobs may be due in years
 _NEVER = float("inf")
 
@@ -78,6 +79,7 @@ class Supervisor:
         self._give_up_at = _NEVER
         self._looks: deque[float] = deque()
         self._look_now = True
+        self._looked_at = -_NEVER
         self._next_due = _NEVER
         self._next_expiry = _NEVER
         self._trouble_until = 0.0
@@ -274,7 +276,9 @@ class Supervisor:
     def _transact(self) -> None:
         """Settle, make due jobs pending and claim, in one transaction; none when there is nothing to write."""
         claims, settlement, rooms = self._claims, self._verdicts.settlement, self._rooms()
-        lanes = self._read_state() if self._look_now else {}
+        # A turn that settles reads inside its transaction what is pending. The rest of what a look is for can wait a little.
+        looks = self._look_now and not (settlement and time.monotonic() < self._looked_at + _LOOK_SECONDS)
+        lanes = self._read_state() if looks else {}
         now = self._clock()
         due = self._claims_now() and min(self._next_due, self._verdicts.next_due) <= now
         expired = min(self._next_expiry, self._verdicts.next_expiry) <= now
@@ -305,7 +309,8 @@ class Supervisor:
         if late:
             self._samples.count("fireforget_results_discarded_total", (), late)
         self._crew.hand_out(rows, rooms)
-        self._look_now = self._settings.burst or (wanted > 0 and (len(rows) == wanted or claims.claimed_enough))
+        self._look_now = not looks and self._look_now
+        self._look_now |= self._settings.burst or (wanted > 0 and (len(rows) == wanted or claims.claimed_enough))
         self._trouble_logged_at = -_NEVER
         claims.check_identity()
         claims.keep_wal_small()
@@ -318,6 +323,7 @@ class Supervisor:
 
     def _read_state(self) -> dict[str, list[str]]:
         """Read what is pending and due next, who else is there, and what is to be cancelled."""
+        self._looked_at = time.monotonic()
         with self._claims.reading():
             self._claims.check_identity()
             self._next_due = self._claims.next_due()

@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import time
+from functools import lru_cache
 from typing import Any, Literal, TextIO
 
 _worker = logging.getLogger("fireforget.worker")
@@ -100,27 +101,38 @@ def _log(
         fields["success"] = success
     if trace_id is not None:
         fields["trace_id"] = trace_id
-    _worker.log(level, message, extra=fields)
+    if _worker.isEnabledFor(level):  # then as `Logger.log`, but for its search for the caller, which is always this place
+        _worker.handle(_worker.makeRecord(_worker.name, level, __file__, 0, message, (), None, "_log", fields))
 
 
 # --- how a worker prints them -------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2)
+def _in_utc(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+def _instant(record: logging.LogRecord) -> str:
+    return f"{_in_utc(int(record.created))}.{int(record.msecs):03d}Z"
 
 
 class TextFormatter(logging.Formatter):
     """One line a record: time in UTC, level, message, then the fields as `name=value`."""
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-
-    converter = staticmethod(time.gmtime)
+        super().__init__("%(levelname)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the standard library's name
         """Append the fields to the message."""
-        line = super().formatMessage(record)
+        line = [f"{_instant(record)} {super().formatMessage(record)}"]
         for name, value in _fields(record):
             text = str(value)
-            line += f" {name}={json.dumps(text) if ' ' in text or not text.isprintable() or not text else text}"
-        return line
+            line.append(f"{name}={json.dumps(text) if ' ' in text or not text.isprintable() or not text else text}")
+        return " ".join(line)
+
+
+_to_json = json.JSONEncoder(default=str, check_circular=False).encode
 
 
 class JsonFormatter(logging.Formatter):
@@ -129,7 +141,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line of JSON."""
         members: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "time": _instant(record),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
@@ -137,7 +149,7 @@ class JsonFormatter(logging.Formatter):
         members.update(_fields(record))
         if record.exc_info:
             members["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(members, default=str)
+        return _to_json(members)
 
 
 def _fields(record: logging.LogRecord) -> list[tuple[str, Any]]:

@@ -175,6 +175,21 @@ def time_drain(
         return Drained(ran / seconds, (cpu_seconds(pids) - cpu) * 1e6 / ran)
 
 
+def time_newest(connection: sqlite3.Connection, jobs: int, newest: int, process: "subprocess.Popen[bytes]") -> float:
+    """Return how many of `jobs` go a second, from when the first has gone until the one of number `newest` has."""
+    left = "SELECT count(*) FROM (SELECT 1 FROM fireforget_job WHERE n > ? AND n <= ? LIMIT ?)"
+
+    def gone() -> int:
+        if process.poll() is not None:
+            raise RuntimeError(f"the worker ended with {process.returncode}")
+        return jobs + 1 - int(connection.execute(left, (newest - jobs - 1, newest, jobs + 1)).fetchone()[0])
+
+    wait_until(lambda: gone() > 0, "the first job")
+    already, began = gone(), time.perf_counter()
+    wait_until(lambda: gone() > jobs, "the last job")
+    return (jobs - already) / (time.perf_counter() - began)
+
+
 def cpu_seconds(pids: Iterable[int]) -> float:
     """Return the CPU time of other processes, exactly: the clock that Linux keeps for each; 0 where it keeps none."""
     try:

@@ -27,6 +27,13 @@ def tell_start(n: int) -> None:
     os.write(_voice[0], told)
 
 
+@registry.task("bench:die")
+def die(n: int) -> None:
+    """Tell of the start, and take the child down."""
+    tell_start(n)
+    os._exit(3)
+
+
 @registry.task("bench:sometimes", retry_delay=1)
 def fail_sometimes(n: int) -> None:
     """Fail the first run of every hundredth job."""

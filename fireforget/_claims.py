@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -59,6 +59,9 @@ class Claimed(NamedTuple):
     retention: float
     worker_deaths: int
 
+
+_Lane = tuple[str, list[str], int]
+"""A queue, the types to claim from it, and how many jobs at most."""
 
 Fence = tuple[int, int, int]
 """Job number, worker number, claim number: a settling statement that does not find this row settles nothing."""
@@ -291,6 +294,37 @@ class Claims:
             if len(part) < wanted:
                 break
         return rows
+
+    def claim_from(self, wanted: Mapping[str, tuple[list[str], int]]) -> dict[str, list[tuple[Any, ...]]]:
+        """Claim from several queues, (types, jobs) of each, inside the open transaction; return jobs in the order to run them."""
+        rows_of: dict[str, list[tuple[Any, ...]]] = {queue: [] for queue in wanted}
+        together: list[_Lane] = []
+        branches = jobs = 0
+        for queue, (types, most) in wanted.items():
+            branches, jobs = branches + len(types), jobs + most
+            if together and (branches > _MOST_BRANCHES or jobs > self._slice):
+                self._claim_together(together, rows_of)
+                together, branches, jobs = [], len(types), most
+            together.append((queue, types, most))
+        self._claim_together(together, rows_of)
+        return rows_of
+
+    def _claim_together(self, lanes: list[_Lane], rows_of: dict[str, list[tuple[Any, ...]]]) -> None:
+        if self.claimed_enough:
+            return
+        if len(lanes) == 1:
+            ((queue, types, most),) = lanes
+            rows_of[queue] = self.claim(queue, types, most)
+            return
+        parameters: dict[str, Any] = {"worker": self.worker, "now": self._clock()}
+        for lane, (queue, types, most) in enumerate(lanes):
+            parameters[f"queue_{lane}"], parameters[f"most_{lane}"] = queue, most
+            parameters.update({f"type_{lane}_{i}": type for i, type in enumerate(types)})
+        rows = self._fetch(_sql.claim_from(tuple(len(types) for _, types, _ in lanes)), parameters)
+        rows.sort(key=_order)
+        self._count_bytes(rows)
+        for row in rows:
+            rows_of[row[3]].append(row)
 
     def begin_claiming(self) -> None:
         """Begin to count what one transaction claims."""

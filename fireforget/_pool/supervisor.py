@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
@@ -51,6 +51,7 @@ _FATAL = (SchemaTooNew, StoreReplaced, StoreCorrupt)
 """It is another program's file now, or none, or damaged: a worker must not write any more, and ends."""
 _FINEST_POLL = 0.001  # poll waits in whole milliseconds, and a commit is often seen after a part of one
 _LOOK_SECONDS = 0.005  # between two looks at everything while every turn is a transaction anyway
+_LANES_SHARE, _LONGEST_LANES_SECONDS = 20, 0.05  # reading the queues takes a worker that is busy a twentieth of its time at most
 _LONGEST_PAUSE = 3600.0  # poll takes milliseconds in 32 bits; jobs may be due in years
 _NEVER = float("inf")
 
@@ -80,6 +81,8 @@ class Supervisor:
         self._looks: deque[float] = deque()
         self._look_now = True
         self._looked_at = -_NEVER
+        self._filled: dict[str, list[str]] = {}
+        self._filled_at = self._read_lanes_at = -_NEVER
         self._next_due = _NEVER
         self._next_expiry = _NEVER
         self._trouble_until = 0.0
@@ -267,6 +270,7 @@ class Supervisor:
         now = time.monotonic()
         self._trouble_until = now + TROUBLE_PAUSE
         self._look_now = True
+        self._filled = {}
         if now - self._trouble_logged_at >= _TROUBLE_LOG_SECONDS:
             self._trouble_logged_at = now
             logs.event(logging.ERROR, "the store is in trouble, nothing is lost, trying again", error=str(error))
@@ -277,7 +281,8 @@ class Supervisor:
         """Settle, make due jobs pending and claim, in one transaction; none when there is nothing to write."""
         claims, settlement, rooms = self._claims, self._verdicts.settlement, self._rooms()
         # A turn that settles reads inside its transaction what is pending. The rest of what a look is for can wait a little.
-        looks = self._look_now and not (settlement and time.monotonic() < self._looked_at + _LOOK_SECONDS)
+        began = time.monotonic()
+        looks = self._look_now and not (settlement and began < self._looked_at + _LOOK_SECONDS)
         lanes = self._read_state() if looks else {}
         now = self._clock()
         due = self._claims_now() and min(self._next_due, self._verdicts.next_due) <= now
@@ -299,7 +304,7 @@ class Supervisor:
             if complete:
                 self._groups.close_complete(now)
             if wanted and (due or settlement or complete):  # what was seen before may be more by now
-                lanes = claims.lanes()
+                lanes = self._current_lanes(anew=bool(due or complete))
             rows = self._claim(lanes, wanted)
             next_due = claims.next_due() if due else self._next_due
             next_expiry = claims.next_expiry() if expired else self._next_expiry
@@ -309,8 +314,11 @@ class Supervisor:
         if late:
             self._samples.count("fireforget_results_discarded_total", (), late)
         self._crew.hand_out(rows, rooms)
-        self._look_now = not looks and self._look_now
-        self._look_now |= self._settings.burst or (wanted > 0 and (len(rows) == wanted or claims.claimed_enough))
+        looks_due = self._look_now and not looks
+        unsure = len(rows) < wanted and not looks and self._filled_at < began  # other queues may have filled since
+        self._look_now = (
+            looks_due or unsure or self._settings.burst or (wanted > 0 and (len(rows) == wanted or claims.claimed_enough))
+        )
         self._trouble_logged_at = -_NEVER
         claims.check_identity()
         claims.keep_wal_small()
@@ -335,6 +343,15 @@ class Supervisor:
             lanes = self._claims.lanes()
         self._warn_of_unhandled()
         return lanes
+
+    def _current_lanes(self, *, anew: bool) -> dict[str, list[str]]:
+        """Return which queues have which types pending; read again after a while only, the longer the more queues there are."""
+        began = time.monotonic()
+        if anew or not self._filled or began >= self._read_lanes_at:
+            self._filled, self._filled_at = self._claims.lanes(), began
+            took = time.monotonic() - began
+            self._read_lanes_at = began + min(_LONGEST_LANES_SECONDS, max(_LOOK_SECONDS, _LANES_SHARE * took))
+        return self._filled
 
     def _warn_of_unhandled(self) -> None:
         """Say which types wait in the served queues that no handler here is for; each at most once in `_WARN_SECONDS`."""
@@ -361,14 +378,14 @@ class Supervisor:
 
     def _claim(self, lanes: Mapping[str, list[str]], wanted: int) -> list[Row]:
         """Claim up to `wanted` jobs, shared between the queues by weight, in the order in which they are to run."""
-        filled = dict(lanes)
+        self._filled = filled = dict(lanes)
         claimed: list[Row] = []
         while filled and len(claimed) < wanted and not self._claims.claimed_enough:
             picks = self._lanes.picks(filled, wanted - len(claimed))
-            rows_of: dict[str, deque[Row]] = {}
-            for queue in dict.fromkeys(picks):
-                most = picks.count(queue)
-                rows_of[queue] = deque(self._claims.claim(queue, filled[queue], most))
+            shares = Counter(picks)
+            found = self._claims.claim_from({queue: (filled[queue], most) for queue, most in shares.items()})
+            rows_of = {queue: deque(rows) for queue, rows in found.items()}
+            for queue, most in shares.items():
                 if len(rows_of[queue]) < most and not self._claims.claimed_enough:
                     del filled[queue]
                     self._lanes.found_empty(queue)

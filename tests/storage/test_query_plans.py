@@ -7,12 +7,14 @@ import pytest
 
 from fireforget import Task, _sql
 
-NUMBERS = dict.fromkeys(("now", "most", "n", "nonce", "worker", "claim", "died"), 1)
+NUMBERS = dict.fromkeys(("now", "most", "n", "nonce", "worker", "claim", "died", "most_0", "most_1", "most_2"), 1)
 NAMES = dict.fromkeys(("queue", "unique_key", "task_id", "error", *(f"type_{n}" for n in range(100))), "x")
+NAMES.update(dict.fromkeys(("queue_0", "queue_1", "queue_2", "type_0_0", "type_1_0", "type_1_1", "type_2_0"), "x"))
 
 HOT = {
     "claim one type": (_sql.claim(1), "fireforget_claim"),
     "claim three types": (_sql.claim(3), "fireforget_claim"),
+    "claim from three queues": (_sql.claim_from((1, 2, 1)), "fireforget_claim"),
     "claim a hundred types": (_sql.claim(100), "fireforget_claim"),
     "PENDING_LANES": (_sql.PENDING_LANES, "fireforget_claim"),
     "FORWARD_DUE": (_sql.FORWARD_DUE, "fireforget_due"),

@@ -20,7 +20,8 @@ def main() -> None:
         json.append(drain(given.jobs, "info", "json"))
     figures = [
         common.figure(f"drain, level info, {form}", common.median(rates), common.median(quiet), against="level warning",
-                      ratio=common.median_ratio(rates, quiet))
+                      ratio=common.median_ratio(rates, quiet), reach="at least 0.5",
+                      reached=common.median_ratio(rates, quiet) >= 0.5)
         for form, rates in (("text", text), ("json", json))
     ]  # fmt: skip
     common.report("log_level", figures, jobs=given.jobs, rounds=given.rounds)

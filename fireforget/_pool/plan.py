@@ -53,9 +53,9 @@ def room(in_hand: int, frame: int, threads: int) -> int:
 class Lanes:
     """Shares what is run between queues by their weights, over time: stride scheduling.
 
-    Each pick moves its queue's next turn on by a stride, the shorter the heavier the queue; the earliest turn is picked next. With
-    weights 6, 3 and 1 every ten picks among full queues are six, three and one, spread evenly. A queue that is empty takes no part
-    and saves nothing up. A pick costs the logarithm of the number of queues.
+    Each pick moves its queue's next turn on by a stride, the shorter the heavier the queue; the earliest turn is picked next.
+    With weights 6, 3 and 1 every ten picks among full queues are six, three and one, spread evenly. A queue that is empty takes
+    no part and saves nothing up. A pick costs the logarithm of the number of queues.
     """
 
     def __init__(self, weights: Mapping[str, int], strict: bool) -> None:

@@ -14,9 +14,10 @@ Fanning out is a call like `enqueue`: it waits, and tells what was stored.
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fireforget import _submissions
+from fireforget._submissions import SubmissionCounts
 from fireforget.clock import Seconds, to_seconds
 from fireforget.enqueuer import Enqueuer
 from fireforget.errors import InvalidOption
@@ -32,22 +33,6 @@ DEFAULT_WAIT = 5.0
 
 _log = logging.getLogger("fireforget.patterns")
 _NO_OPTIONS: Mapping[str, Any] = {"queue": DEFAULT_QUEUE}
-
-
-class SubmissionCounts(NamedTuple):
-    """What became of this process's submissions since it started, or since it was forked.
-
-    `submitted` is the sum of the others and of those that are on their way.
-    """
-
-    submitted: int
-    """Calls of `fire_and_forget` that returned."""
-    enqueued: int
-    """Taken by the enqueuer in time."""
-    failed: int
-    """Refused by the enqueuer, or not answered in time."""
-    dropped: int
-    """Refused at once because the buffer was full."""
 
 
 def fire_and_forget(
@@ -123,7 +108,7 @@ def has_pending() -> bool:
 
 def submission_counts() -> SubmissionCounts:
     """Return what became of this process's submissions. Thread-safe; a forked child counts from 0."""
-    return SubmissionCounts(*_submissions.buffer.counts())
+    return _submissions.buffer.counts()
 
 
 def configure(*, max_submissions: int | None = None, max_bytes: int | None = None) -> None:

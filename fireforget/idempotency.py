@@ -25,7 +25,7 @@ from fireforget._keys import Done, Held, Key
 from fireforget.clock import Seconds, to_seconds
 from fireforget.errors import InvalidOption, QueueClosed, RegistrationError, RetryLater, SkipRetry, StoreError
 from fireforget.job import Job, running
-from fireforget.registry import Definition, is_async
+from fireforget.registry import Definition, _is_async
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,7 +72,7 @@ def idempotent(
         if not callable(function):
             raise RegistrationError(f"{function!r} cannot be idempotent: decorate a function")
         rule = _Rule(_Naming(key, function), seconds, on_store_error)
-        return _wrap_async(function, rule) if is_async(function) else _wrap(function, rule)
+        return _wrap_async(function, rule) if _is_async(function) else _wrap(function, rule)
 
     return decorate
 

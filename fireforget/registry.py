@@ -40,7 +40,7 @@ class Definition(Generic[P, R]):
         self.function = function
         self.options = options
         self.retry_delay = retry_delay
-        self.is_async = is_async(function)
+        self.is_async = _is_async(function)
         self._signature = inspect.signature(function)
         parameters = self._signature.parameters.values()
         self._names = frozenset(p.name for p in parameters if p.kind in _BY_NAME)
@@ -147,6 +147,15 @@ class GroupRule(NamedTuple):
             return newest
         by_grace = newest + self.grace
         return by_grace if self.max_delay is None else min(by_grace, oldest + self.max_delay)
+
+
+_registries: "weakref.WeakValueDictionary[int, Registry]" = weakref.WeakValueDictionary()
+_count = itertools.count()
+
+
+def all_registries() -> "list[Registry]":
+    """Return the registries of this process that are in use, in the order in which they were made."""
+    return [registry for _, registry in sorted(_registries.items())]
 
 
 class Registry:
@@ -299,16 +308,7 @@ class Registry:
         return f"<Registry of {', '.join(self._definitions) or 'no handlers'}>"
 
 
-_registries: "weakref.WeakValueDictionary[int, Registry]" = weakref.WeakValueDictionary()
-_count = itertools.count()
-
-
-def all_registries() -> list[Registry]:
-    """Return the registries of this process that are in use, in the order in which they were made."""
-    return [registry for _, registry in sorted(_registries.items())]
-
-
-def is_async(function: Callable[..., Any]) -> bool:
+def _is_async(function: Callable[..., Any]) -> bool:
     """Return whether calling it gives a coroutine: an `async def`, or an object whose `__call__` is one."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 

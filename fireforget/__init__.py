@@ -18,8 +18,10 @@ _HOME = {
     "TaskInfo": "task",
     "Worker": "_pool.control",
     "current_job": "job",
+    "fan_out": "patterns",
     "fire_and_forget": "patterns",
     "flush": "patterns",
+    "idempotent": "idempotency",
     "submission_counts": "patterns",
     "ChildDied": "errors",
     "write_metrics": "metrics",
@@ -89,9 +91,11 @@ if TYPE_CHECKING:
     from fireforget.errors import UnknownQueue as UnknownQueue
     from fireforget.errors import WorkerError as WorkerError
     from fireforget.errors import WrongState as WrongState
+    from fireforget.idempotency import idempotent as idempotent
     from fireforget.inspector import Inspector as Inspector
     from fireforget.job import current_job as current_job
     from fireforget.metrics import write_metrics as write_metrics
+    from fireforget.patterns import fan_out as fan_out
     from fireforget.patterns import fire_and_forget as fire_and_forget
     from fireforget.patterns import flush as flush
     from fireforget.patterns import submission_counts as submission_counts

@@ -198,6 +198,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         help="ended, or else enqueued, longer ago than this: seconds, or such as 10m, 12h, 7d",
     )
     add("--error", metavar="TEXT", help="whose last error contains this")
+    add("--group", metavar="NAME", help="enqueued with this group; aggregating ones still wait in it")
     add(
         "--payload",
         type=a_member,
@@ -209,7 +210,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
 
 def filters_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the chosen filters, the state apart, as `Inspector` takes them."""
-    named = {name: getattr(arguments, name) for name in ("queue", "type", "older_than", "error")}
+    named = {name: getattr(arguments, name) for name in ("queue", "type", "older_than", "error", "group")}
     chosen = {name: value for name, value in named.items() if value is not None}
     return {**chosen, **({"payload": dict(arguments.payload)} if arguments.payload else {})}
 

@@ -1,4 +1,4 @@
-"""The commands about queues and workers: `stats`, `queue ...`, `worker list`."""
+"""The commands about queues, groups and workers: `stats`, `queue ...`, `group list`, `worker list`."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from fireforget import _cli_output as output
 from fireforget._cli_common import Refused, add_command, add_group, check_queue, confirm, database_of, opened, wants_json
 from fireforget._cli_parser import a_duration
 from fireforget.errors import QueueNotEmpty
-from fireforget.inspector import Inspector, QueueStats, WorkerInfo
+from fireforget.inspector import GroupInfo, Inspector, QueueStats, WorkerInfo
 from fireforget.task import State
 
 DEFAULT_WATCH_SECONDS = 2.0
@@ -65,6 +65,18 @@ def add_queue(commands: "argparse._SubParsersAction[Any]") -> None:
         command.add_argument("names", metavar="NAME", nargs="+")
     delete.add_argument("--force", action="store_true", help="with all jobs; not while any of them runs")
     delete.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def add_group_list(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add `group list`."""
+    group = add_group(commands, "group", "look at jobs that are collected to be handed over together")
+    listing = add_command(
+        group, "list", _groups, "print the groups that wait", "group list\ngroup list --queue low --app shop.jobs:registry"
+    )
+    listing.add_argument("--queue", metavar="NAME", help="in this queue")
+    listing.add_argument(
+        "--app", metavar="APP", help="the application, module:registry: its aggregators say when a group completes"
+    )
 
 
 def add_worker_list(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -253,3 +265,34 @@ def _row(worker: WorkerInfo) -> list[str]:
     queues = ",".join(f"{name}={weight}" for name, weight in worker.queues.items())
     up = output.briefly(worker.started_at).removesuffix(" ago").removeprefix("in ")
     return [worker.name, f"{worker.pid}", f"{worker.concurrency}", f"{worker.threads}", f"{worker.active}", up, queues]
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+def _groups(arguments: argparse.Namespace) -> int:
+    registry = None
+    if arguments.app is not None:
+        from fireforget.app import load_registry
+
+        registry = load_registry(arguments.app)
+    with opened(arguments) as (_, inspector):
+        if arguments.queue is not None:
+            check_queue(inspector, arguments.queue)
+        groups = inspector.groups(arguments.queue, registry=registry)
+    if wants_json(arguments):
+        output.print_json([vars(group) for group in groups])
+        return 0
+    output.print_table(
+        ["queue", "group", "jobs", "oldest", "newest", "completes"],
+        [[g.queue, g.name, f"{g.size:,}", output.briefly(g.oldest), output.briefly(g.newest), _completes(g)] for g in groups],
+        empty="no job waits in a group",
+        left=(0, 1),
+    )
+    return 0
+
+
+def _completes(group: GroupInfo) -> str:
+    if group.closed:
+        return "is complete"
+    return "unknown" if group.completes_at is None else output.briefly(group.completes_at)

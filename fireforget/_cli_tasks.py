@@ -93,6 +93,7 @@ def add_enqueue(commands: "argparse._SubParsersAction[Any]") -> None:
     add("--unique-for", type=a_duration, metavar="S", help="refuse a second one for so long")
     add("--unique-key", metavar="KEY", help="what makes it the same (default: queue, type and payload)")
     add("--retention", type=a_duration, metavar="S", help="keep the completed job and its result (default: 0)")
+    add("--group", metavar="NAME", help="wait in this group, to be handed over with others as one task")
     add("--header", type=a_header, action="append", metavar="KEY=VALUE", help="may be repeated")
     add("--create", action="store_true", help="create the database when it does not exist")
 
@@ -144,7 +145,7 @@ def _deadline(text: str) -> datetime | None:
 
 _ENQUEUE_OPTIONS = (
     "queue", "priority", "max_retry", "timeout", "deadline", "process_in", "process_at", "task_id", "unique_for", "unique_key",
-    "retention",
+    "retention", "group",
 )  # fmt: skip
 
 

@@ -110,6 +110,19 @@ CREATE TABLE fireforget_attempt (
     traceback TEXT,
     PRIMARY KEY (job, attempt)
 ) WITHOUT ROWID;
+
+-- Keys of idempotent handlers, of each task type its own. While a job holds one, `owner` is its number, and the key is free as
+-- soon as that job is no longer active. Once it is done there is no owner, and the result stays until `expires_at`.
+CREATE TABLE fireforget_idempotency (
+    type TEXT NOT NULL,
+    key TEXT NOT NULL,
+    token INTEGER NOT NULL,
+    owner INTEGER,
+    taken_at REAL NOT NULL,
+    expires_at REAL NOT NULL,
+    result TEXT,
+    PRIMARY KEY (type, key)
+);
 """
 
 # Claims walk `fireforget_claim` in the order in which jobs are to run and stop after as many as they want: neither history nor
@@ -124,6 +137,7 @@ CREATE INDEX fireforget_resting ON fireforget_job (state, queue, completed_at) W
 CREATE INDEX fireforget_group ON fireforget_job (queue, group_name, enqueued_at) WHERE state = 7 AND batch IS NULL;
 CREATE INDEX fireforget_batch ON fireforget_job (batch) WHERE batch IS NOT NULL;
 CREATE INDEX fireforget_expiry ON fireforget_job (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX fireforget_idempotency_expiry ON fireforget_idempotency (expires_at);
 CREATE UNIQUE INDEX fireforget_task_id ON fireforget_job (task_id) WHERE task_id IS NOT NULL;
 CREATE UNIQUE INDEX fireforget_unique_key ON fireforget_job (unique_key) WHERE unique_key IS NOT NULL;
 """
@@ -160,6 +174,10 @@ _REFUSED = {
     "unique_key must be text that is not blank": (
         "NEW.unique_key IS NOT NULL AND (typeof(NEW.unique_key) <> 'text' OR trim(NEW.unique_key) = '')"
     ),
+    "group must be text that is not blank": (
+        'NEW."group" IS NOT NULL AND (typeof(NEW."group") <> \'text\' OR trim(NEW."group") = \'\')'
+    ),
+    "a member of a group has no process_at of its own": f'NEW."group" IS NOT NULL AND NEW.process_at > {_NOW}',
     "give unique_key and unique_for together": "(NEW.unique_key IS NULL) <> (NEW.unique_for IS NULL)",
     "task_id is taken by a stored job": "EXISTS (SELECT 1 FROM fireforget_job WHERE task_id = NEW.task_id)",
 }
@@ -178,7 +196,7 @@ def _enqueue(tag: str) -> str:
 CREATE VIEW fireforget_enqueue AS
 SELECT
     type, payload, queue, priority, max_retry, timeout, deadline, due AS process_at, task_id, headers, retention, unique_key,
-    unique_until AS unique_for
+    unique_until AS unique_for, group_name AS "group"
 FROM fireforget_job
 WHERE 0;
 
@@ -196,14 +214,14 @@ BEGIN
 
     INSERT INTO fireforget_job (
         nonce, task_id, type, queue, state, priority, due, payload, headers, max_retry, timeout, deadline, retention,
-        enqueued_at, unique_key, unique_until
+        enqueued_at, unique_key, unique_until, group_name
     )
     VALUES (
         abs(random() % 4294967296),
         NEW.task_id,
         NEW.type,
         coalesce(NEW.queue, '{DEFAULT_QUEUE}'),
-        CASE WHEN coalesce(NEW.process_at, 0) <= {_NOW} THEN 2 ELSE 1 END,
+        CASE WHEN NEW."group" IS NOT NULL THEN 7 WHEN coalesce(NEW.process_at, 0) <= {_NOW} THEN 2 ELSE 1 END,
         coalesce(NEW.priority, 0),
         coalesce(NEW.process_at, {_NOW}),
         NEW.payload,
@@ -214,7 +232,8 @@ BEGIN
         coalesce(NEW.retention, 0),
         {_NOW},
         'key:' || NEW.unique_key,
-        {_NOW} + NEW.unique_for
+        {_NOW} + NEW.unique_for,
+        NEW."group"
     );
 END;
 """

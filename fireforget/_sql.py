@@ -328,8 +328,57 @@ WHERE n IN (
 )
 """
 
-MEMBERS = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE batch = :batch ORDER BY n"
-DELETE_MEMBERS = "DELETE FROM fireforget_job WHERE batch = :batch"
+# A member that somebody runs, archives or cancels by hand is none any more, though it keeps its batch's number.
+_OF_BATCH = f"batch = :batch AND state = {AGGREGATING}"
+MEMBERS = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE {_OF_BATCH} ORDER BY n"
+DELETE_MEMBERS = f"DELETE FROM fireforget_job WHERE {_OF_BATCH}"
+
+# Open groups in the index that is made for them, closed ones by their batch: neither reads other jobs.
+GROUPS = f"""
+SELECT queue, group_name, 0 AS closed, count(*), min(enqueued_at), max(enqueued_at)
+FROM fireforget_job INDEXED BY fireforget_group
+WHERE state = {AGGREGATING} AND batch IS NULL AND (:queue IS NULL OR queue = :queue)
+GROUP BY queue, group_name
+UNION ALL
+SELECT queue, group_name, 1, count(*), min(enqueued_at), max(enqueued_at)
+FROM fireforget_job INDEXED BY fireforget_batch
+WHERE batch IS NOT NULL AND state = {AGGREGATING} AND (:queue IS NULL OR queue = :queue)
+GROUP BY batch, queue, group_name
+"""
+
+# --- idempotent handlers --------------------------------------------------------------------------------------------------
+# A key is free when nobody has it, when what it stood for has expired, and when the job that took it is not active: an active
+# job's process may still be running, and no other's is. The token is the fence: it is another each time the key is taken.
+
+_HELD = f"EXISTS (SELECT 1 FROM fireforget_job WHERE n = owner AND state = {ACTIVE})"
+
+# A few at a time, in passing; a key never expires under a running job.
+REMOVE_EXPIRED_KEYS = f"""
+DELETE FROM fireforget_idempotency
+WHERE rowid IN (
+    SELECT rowid
+    FROM fireforget_idempotency INDEXED BY fireforget_idempotency_expiry
+    WHERE expires_at <= :now AND NOT {_HELD}
+    LIMIT :most
+)
+"""
+
+LOOK_AT_KEY = f"""
+SELECT owner, taken_at, expires_at, result, {_HELD}
+FROM fireforget_idempotency
+WHERE type = :type AND key = :key
+"""
+
+TAKE_KEY = """
+INSERT OR REPLACE INTO fireforget_idempotency (type, key, token, owner, taken_at, expires_at)
+VALUES (:type, :key, :token, :owner, :now, :expires_at)
+"""
+
+_OUR_KEY = "type = :type AND key = :key AND token = :token"
+KEEP_KEY = f"UPDATE fireforget_idempotency SET owner = NULL, result = :result, expires_at = :expires_at WHERE {_OUR_KEY}"
+RELEASE_KEY = f"DELETE FROM fireforget_idempotency WHERE {_OUR_KEY}"
+
+NUMBER_OF_TASK_ID = "SELECT n FROM fireforget_job WHERE task_id = :task_id"
 
 # --- workers: settling, one row each, fenced by owner and claim -----------------------------------------------------------
 # No row means that the job is no longer ours: the result comes too late and is discarded.
@@ -491,6 +540,7 @@ _FILTERS = {
     "before": f"CASE WHEN {_ENDED_TERM} THEN coalesce(completed_at, enqueued_at) ELSE enqueued_at END <= :before",
     "error": "instr(last_error, :error) > 0",
     "as_read": "payload IS :as_read",
+    "group": "group_name = :group",
 }
 """What jobs can be narrowed by: the name of the parameter, and its condition."""
 
@@ -583,6 +633,7 @@ SET state = {PENDING},
     expires_at = NULL,
     cancel_requested_at = NULL,
     group_name = NULL,
+    batch = NULL,
     unique_key = :unique_key,
     unique_until = :unique_until
 WHERE n = :n

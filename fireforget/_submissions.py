@@ -74,6 +74,22 @@ _LOGGING_GRACE_SECONDS = 1.0
 """How long a flush without a timeout, or the exit, waits for log handlers after the last deadline."""
 
 
+class SubmissionCounts(NamedTuple):
+    """What became of this process's submissions since it started, or since it was forked.
+
+    `submitted` is the sum of the others and of those that are on their way.
+    """
+
+    submitted: int
+    """Calls of `fire_and_forget` that returned."""
+    enqueued: int
+    """Taken by the enqueuer in time."""
+    failed: int
+    """Refused by the enqueuer, or not answered in time."""
+    dropped: int
+    """Refused at once because the buffer was full."""
+
+
 class Ledger:
     """The account of the submissions between two flushes, so that a flush does not wait for those after it."""
 
@@ -640,11 +656,11 @@ class Buffer:
                 if bell in ledger.bells:
                     ledger.bells.remove(bell)
 
-    def counts(self) -> tuple[int, int, int, int]:
+    def counts(self) -> SubmissionCounts:
         """Return how many were submitted, enqueued, failed and dropped."""
         with self.lock:
             settled = self.enqueued + self.failed + self.dropped
-            return settled + self.open, self.enqueued, self.failed, self.dropped
+            return SubmissionCounts(settled + self.open, self.enqueued, self.failed, self.dropped)
 
     # --- leaving ---
 

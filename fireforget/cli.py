@@ -16,7 +16,7 @@ from fireforget import __version__
 from fireforget._cli_common import Misused, Refused, add_command, common_flags
 from fireforget._cli_output import print_table, printable
 from fireforget._cli_parser import DEFAULT_DB, Parser, prog
-from fireforget._cli_queues import add_queue, add_stats, add_worker_list
+from fireforget._cli_queues import add_group_list, add_queue, add_stats, add_worker_list
 from fireforget._cli_tasks import add_enqueue, add_task
 from fireforget.errors import DuplicateTask, FireforgetError, QueueNotEmpty, TaskIDConflict, UnknownJob, UnknownQueue, WrongState
 
@@ -94,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     add_enqueue(commands)
     add_stats(commands)
     add_queue(commands)
+    add_group_list(commands)
     add_task(commands)
     return made
 

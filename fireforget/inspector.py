@@ -34,6 +34,7 @@ from fireforget.errors import (
     WrongState,
 )
 from fireforget.queue_sqlite import SqliteQueue, _duplicate, _parse_generated, find_job, info_of, public_id, unique_key_of
+from fireforget.registry import Registry
 from fireforget.task import State, TaskInfo, check_options
 
 MOST_IN_A_TRANSACTION = 1000
@@ -107,6 +108,24 @@ class Attempt:
     worker: str
     error: str
     traceback: str | None
+
+
+@dataclass(frozen=True)
+class GroupInfo:
+    """Jobs of one group in one queue that wait to be handed over together."""
+
+    queue: str
+    name: str
+    size: int
+    """How many jobs wait."""
+    oldest: datetime
+    """When the first of them was enqueued."""
+    newest: datetime
+    """When the last of them was."""
+    closed: bool
+    """Whether the group is complete, and its aggregator is to run, runs, or has failed; later jobs are a group of their own."""
+    completes_at: datetime | None
+    """When an open group is complete if nothing more comes; None where no aggregator is known."""
 
 
 class _Unchanged(Enum):
@@ -221,6 +240,20 @@ class Inspector:
             for name, host, pid, queues, concurrency, threads, started_at, active in rows
         ]
 
+    def groups(self, queue: str | None = None, *, registry: Registry | None = None) -> list[GroupInfo]:
+        """Return the groups that wait, by queue and name: of one queue or of all.
+
+        When a group completes is the aggregators' rule, so it takes the application's `registry` to know; None leaves it open.
+        """
+        with self._reading() as connection:
+            rows = connection.execute(_sql.GROUPS, {"queue": queue}).fetchall()
+        found = []
+        for its_queue, name, closed, size, oldest, newest in sorted(rows):
+            known = None if registry is None or closed else registry.aggregator_of(name)
+            completes_at = None if known is None else to_datetime(known[1].complete_at(size, oldest, newest))
+            found.append(GroupInfo(its_queue, name, size, _instant(oldest), _instant(newest), bool(closed), completes_at))
+        return found
+
     def pause_queue(self, name: str) -> bool:
         """Have workers claim nothing more from a queue; what runs goes on, and enqueueing too. Return whether it was not paused.
 
@@ -286,6 +319,7 @@ class Inspector:
         older_than: Seconds | None = None,
         error: str | None = None,
         payload: Mapping[str, Any] | None = None,
+        group: str | None = None,
         limit: int = 100,
         after: str | None = None,
     ) -> list[TaskInfo]:
@@ -293,14 +327,15 @@ class Inspector:
 
         What narrows them, all of it together: `queue`; `type`, where one that ends in ":" stands for all that begin so;
         `older_than`, seconds since they ended or, where they have not, since they were enqueued; `error`, text that their last
-        error contains; `payload`, members that their payload has at its top, with these values.
+        error contains; `payload`, members that their payload has at its top, with these values; `group`, the one that they
+        were enqueued with.
 
         `limit` is the most to return; `after` is the id of the last job of the page before, which need not be stored any more
         unless its id was the caller's own. A page costs a few milliseconds at a million jobs; looking for a rare type, error or
         payload costs a look at each job of the state, in short reads. Raises `ValueError` for an unknown state, `UnknownJob` for
         an `after` that is no id or is gone, `InvalidOption` for the others.
         """
-        wanted = self._filter(state, queue=queue, type=type, older_than=older_than, error=error, payload=payload)
+        wanted = self._filter(state, queue=queue, type=type, older_than=older_than, error=error, payload=payload, group=group)
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise InvalidOption("limit", limit, "give a number of jobs above 0")
         infos: list[TaskInfo] = []
@@ -321,9 +356,10 @@ class Inspector:
         older_than: Seconds | None = None,
         error: str | None = None,
         payload: Mapping[str, Any] | None = None,
+        group: str | None = None,
     ) -> int:
         """Return how many jobs there are of those that `tasks` would list with the same arguments."""
-        wanted = self._filter(state, queue=queue, type=type, older_than=older_than, error=error, payload=payload)
+        wanted = self._filter(state, queue=queue, type=type, older_than=older_than, error=error, payload=payload, group=group)
         if wanted.by_index_alone:
             assert wanted.state is not None
             return self.counts(queue)[wanted.state]
@@ -424,9 +460,9 @@ class Inspector:
     def run_all(self, state: State | str, **filters: Any) -> int:
         """Do `run` to all jobs of a state that match, and return how many that were.
 
-        `filters` are those of `tasks`: queue, type, older_than, error, payload. Those that `run` would refuse (another job holds
-        their key, their deadline has passed) stay as they are. Transactions of at most 1,000 jobs each; jobs that come into the
-        state while this works are left alone. Raises `InvalidOption` for a state in which no job can be run.
+        `filters` are those of `tasks`: queue, type, older_than, error, payload, group. Those that `run` would refuse (another
+        job holds their key, their deadline has passed) stay as they are. Transactions of at most 1,000 jobs each; jobs that come
+        into the state while this works are left alone. Raises `InvalidOption` for a state in which no job can be run.
         """
         return self._all(state, filters, RUNNABLE, "run", self._run_if_possible)
 
@@ -508,9 +544,10 @@ class Inspector:
         older_than: Seconds | None = None,
         error: str | None = None,
         payload: Mapping[str, Any] | None = None,
+        group: str | None = None,
     ) -> _Filter:
         parameters: dict[str, Any] = {}
-        for name, text in (("queue", queue), ("type", type), ("error", error)):
+        for name, text in (("queue", queue), ("type", type), ("error", error), ("group", group)):
             if text is not None and (not isinstance(text, str) or not text):
                 raise InvalidOption(name, text, "give text that is not empty, or None for any")
         if queue is not None:
@@ -521,6 +558,8 @@ class Inspector:
             parameters["before"] = self._queue._clock() - to_seconds("older_than", older_than)
         if error is not None:
             parameters["error"] = error
+        if group is not None:
+            parameters["group"] = group
         if payload is not None and not isinstance(payload, Mapping):
             raise InvalidOption("payload", payload, "give a mapping of members that the payload has, such as {'user_id': 7}")
         return _Filter(None if state is None else State(state), parameters, payload)

@@ -25,6 +25,7 @@ class Job:
         "_headers",
         "_headers_json",
         "_report",
+        "_store",
         "_unix_deadline",
         "id",
         "max_retry",
@@ -70,6 +71,7 @@ class Job:
         started_at: float,
         wait: float,
         report: Report,
+        store: Callable[[], Any] | None = None,
     ) -> None:
         self.id = id
         self.type = type
@@ -85,6 +87,7 @@ class Job:
         self.started_at = started_at
         self.wait = wait
         self._report = report
+        self._store = store  # gives the queue that the job is stored in, opened when it is first asked for
         self._cancelled = False
 
     @property

@@ -14,6 +14,7 @@ from typing import Any, Literal, TextIO
 _worker = logging.getLogger("fireforget.worker")
 
 FIELDS = (
+    "event",
     "task_type",
     "task_id",
     "queue",

@@ -154,9 +154,9 @@ def write_metrics(path: str | os.PathLike[str]) -> None:
     For producers, whose counts no worker's metrics file has: `fireforget_submissions_total{outcome}`. Raises `OSError` when the
     file cannot be written.
     """
-    from fireforget.patterns import submission_counts
+    from fireforget._submissions import buffer
 
     samples = Samples()
-    for outcome, count in submission_counts()._asdict().items():
+    for outcome, count in buffer.counts()._asdict().items():
         samples.count("fireforget_submissions_total", (outcome,), count)
     replace_file(path, exposition(samples, {}))

@@ -1,4 +1,4 @@
-"""Ways of enqueuing that go beyond one call: fire and forget.
+"""Ways of enqueuing that go beyond one call: fire and forget, and fan out.
 
 A pattern takes an `Enqueuer`, never a database, so it works with `SqliteQueue`, with the recording enqueuer of
 `fireforget.testing`, and with any object that has an `enqueue` method.
@@ -8,40 +8,31 @@ submission afterwards, with the map of threads and locks, is in `fireforget/_sub
 
     fire_and_forget --> the process's buffer --> a daemon thread --> enqueuer
     flush           --> waits until what was in the buffer is settled
+
+Fanning out is a call like `enqueue`: it waits, and tells what was stored.
 """
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fireforget import _submissions
+from fireforget._submissions import SubmissionCounts
 from fireforget.clock import Seconds, to_seconds
 from fireforget.enqueuer import Enqueuer
 from fireforget.errors import InvalidOption
-from fireforget.task import Task, check_call_options, check_task
+from fireforget.task import Task, TaskInfo, check_call_options, check_options, check_task, merge_options
+
+if TYPE_CHECKING:
+    from fireforget.registry import Definition, Registry
 
 DEFAULT_QUEUE = "low"
 """Where `fire_and_forget` sends what the call names no queue for."""
 DEFAULT_WAIT = 5.0
 """Seconds that an enqueuer has to take a submission."""
 
+_log = logging.getLogger("fireforget.patterns")
 _NO_OPTIONS: Mapping[str, Any] = {"queue": DEFAULT_QUEUE}
-
-
-class SubmissionCounts(NamedTuple):
-    """What became of this process's submissions since it started, or since it was forked.
-
-    `submitted` is the sum of the others and of those that are on their way.
-    """
-
-    submitted: int
-    """Calls of `fire_and_forget` that returned."""
-    enqueued: int
-    """Taken by the enqueuer in time."""
-    failed: int
-    """Refused by the enqueuer, or not answered in time."""
-    dropped: int
-    """Refused at once because the buffer was full."""
 
 
 def fire_and_forget(
@@ -117,7 +108,7 @@ def has_pending() -> bool:
 
 def submission_counts() -> SubmissionCounts:
     """Return what became of this process's submissions. Thread-safe; a forked child counts from 0."""
-    return SubmissionCounts(*_submissions.buffer.counts())
+    return _submissions.buffer.counts()
 
 
 def configure(*, max_submissions: int | None = None, max_bytes: int | None = None) -> None:
@@ -134,3 +125,82 @@ def configure(*, max_submissions: int | None = None, max_bytes: int | None = Non
         if value is not None and (type(value) is not int or value < 1):
             raise InvalidOption(name, value, "give a whole number of 1 or more")
     _submissions.buffer.limit(max_submissions, max_bytes)
+
+
+# --- fan out ------------------------------------------------------------------------------------------------------------
+
+
+def fan_out(
+    enqueuer: Enqueuer,
+    event: str,
+    payload: Any = None,
+    *,
+    registry: "Registry | None" = None,
+    timeout: Seconds | None = None,
+    **options: Any,
+) -> list[TaskInfo]:
+    """Enqueue a task of its own for every handler that is subscribed to an event, and return what was stored, in their order.
+
+    With an enqueuer that has `enqueue_many`, as `SqliteQueue` has, that is one transaction: all of the tasks or none. Any other
+    gets one `enqueue` each, and an error leaves those before it stored.
+
+    * `event` is what handlers have named in `Registry.subscribe`.
+    * `payload` is JSON, and goes to each of them; an object's members are their arguments.
+    * `registry` is where the subscribers are; None: all registries of this process.
+    * `timeout` is how long the enqueuer may wait, in seconds; None leaves it to the enqueuer.
+    * `options` are those of `enqueue`, `connection` included where the enqueuer has it, and override those of every handler. A
+      `task_id` or `unique_key` gets ":" and the subscriber's name appended, since each task needs its own.
+
+    Without a subscriber a WARNING is logged, with the event that may have been meant, and the list is empty.
+
+    Raises `PayloadMismatch`, which is a `TypeError`, when the payload does not fit one of the handlers, `InvalidOption` for an
+    event that is not text or one subscriber that stands in two registries, and what `enqueue` raises.
+    """
+    if not isinstance(event, str) or not event.strip():
+        raise InvalidOption("event", event, "give the name that handlers have subscribed to, such as 'user:created'")
+    subscribers = _subscribers_of(event, registry)
+    connection = {"connection": options.pop("connection")} if "connection" in options else {}
+    check_call_options(options)
+    own = {name: options.pop(name) for name in ("task_id", "unique_key") if options.get(name) is not None}
+    tasks = [_task_for(subscriber, payload, own) for subscriber in subscribers]
+    if not tasks:
+        return []
+    enqueue_many = getattr(enqueuer, "enqueue_many", None)
+    if enqueue_many is not None:
+        stored: list[TaskInfo] = enqueue_many(tasks, timeout=timeout, **connection, **options)
+        return stored
+    return [enqueuer.enqueue(task, timeout=timeout, **connection, **options) for task in tasks]
+
+
+def _subscribers_of(event: str, registry: "Registry | None") -> "list[Definition[Any, Any]]":
+    from fireforget.registry import all_registries  # for those who fan out alone
+
+    found: dict[str, Definition[Any, Any]] = {}
+    known: list[str] = []
+    for each in all_registries() if registry is None else [registry]:
+        known += each._subscribers
+        for subscriber in each._subscribers.get(event, ()):
+            if subscriber.pattern in found:
+                raise InvalidOption("registry", None, f"two registries of this process have {subscriber.pattern!r}: say which")
+            found[subscriber.pattern] = subscriber
+    if not found:
+        _warn_of_nobody(event, known)
+    return list(found.values())
+
+
+def _warn_of_nobody(event: str, known: list[str]) -> None:
+    from difflib import get_close_matches
+
+    near = get_close_matches(event, known, n=1)
+    hint = f": did you mean {near[0]!r}?" if near else ""
+    _log.warning(f"fan-out reached nobody, no handler is subscribed to {event!r}{hint}", extra={"event": event})
+
+
+def _task_for(subscriber: "Definition[Any, Any]", payload: Any, own: Mapping[str, str]) -> Task:
+    """Return the task of one subscriber; `own` are options whose values must differ among tasks."""
+    task = subscriber._task_with(payload)
+    if not own:
+        return task
+    name = subscriber.pattern.rpartition(":")[2]
+    differing = check_options({option: f"{value}:{name}" for option, value in own.items()})
+    return Task._from_checked(task.type, task.payload_json, merge_options(task.options, differing))

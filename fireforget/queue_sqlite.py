@@ -86,10 +86,12 @@ _INSERTED_TOGETHER = (50, 10, 1)
 class Intake:
     """What enqueuers of ours have in common: they check tasks alike and answer alike, whatever they write the rows to.
 
-    `max_payload` is the largest payload in bytes of JSON, `clock` returns Unix seconds, and `_tag` is in every generated id.
+    `max_payload` is the largest payload in bytes of JSON, `clock` returns Unix seconds, `_tag` is in every generated id, and the
+    jobs are in `_database`.
     """
 
     _tag: str
+    _database: _db.Database
 
     def __init__(self, max_payload: int, clock: Clock) -> None:
         if isinstance(max_payload, bool) or not isinstance(max_payload, int) or max_payload < 1:
@@ -166,6 +168,30 @@ class Intake:
 
     def _stored(self, row: Row, n: int) -> TaskInfo:
         return TaskInfo._when_read(_fields_of_new, row, n, self._tag)
+
+    # --- groups -------------------------------------------------------------------------------------------------------
+
+    def _members(self, batch: int) -> list[TaskInfo]:
+        """Return the jobs of a closed group, in the order in which they were enqueued."""
+        with self._database.use() as connection:
+            rows = connection.execute(_sql.MEMBERS, {"batch": batch}).fetchall()
+        return [info_of(row, self._tag) for row in rows]
+
+    def _replace_members(self, batch: int, size: int, task: Task, queue: str) -> TaskInfo | None:
+        """Replace the jobs of a closed group by one task, in one transaction; None, and nothing done, unless they are `size`."""
+        overriding = {} if "queue" in task.options else {"queue": queue}
+        row = self._row(task, overriding, self._clock())
+        with _db.translated(self._database.path), _db.begun(self._database, DEFAULT_WAIT) as connection:
+            try:
+                if connection.execute(_sql.DELETE_MEMBERS, {"batch": batch}).rowcount != size:
+                    _db.rollback(connection)
+                    return None
+                n = insert_one(connection, row)
+                connection.execute("COMMIT")
+            except BaseException:
+                _db.rollback(connection)
+                raise
+        return self._stored(row, n)
 
 
 class SqliteQueue(Intake):
@@ -328,27 +354,6 @@ class SqliteQueue(Intake):
                 )
             time.sleep(left)
             pause = min(pause * 1.5, 0.05)
-
-    # --- groups -------------------------------------------------------------------------------------------------------
-
-    def _members(self, batch: int) -> list[TaskInfo]:
-        """Return the jobs of a closed group, in the order in which they were enqueued."""
-        with self._database.use() as connection:
-            rows = connection.execute(_sql.MEMBERS, {"batch": batch}).fetchall()
-        return [info_of(row, self._tag) for row in rows]
-
-    def _replace_members(self, batch: int, task: Task, queue: str) -> None:
-        """Replace the jobs of a closed group by one task, in one transaction."""
-        overriding = {} if "queue" in task.options else {"queue": queue}
-        row = self._row(task, overriding, self._clock())
-        with _db.translated(self.path), _db.begun(self._database, DEFAULT_WAIT) as connection:
-            try:
-                insert_one(connection, row)
-                connection.execute(_sql.DELETE_MEMBERS, {"batch": batch})
-                connection.execute("COMMIT")
-            except BaseException:
-                _db.rollback(connection)
-                raise
 
     # --- the object itself --------------------------------------------------------------------------------------------
 

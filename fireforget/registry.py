@@ -4,6 +4,8 @@ A registry knows nothing of databases and processes: producers use its definitio
 """
 
 import inspect
+import itertools
+import weakref
 from collections.abc import Callable, Iterable
 from functools import update_wrapper
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
@@ -81,6 +83,14 @@ class Definition(Generic[P, R]):
                 )
         return payload
 
+    def _task_with(self, payload: Any) -> Task:
+        """Return a task with a payload in the form in which it is stored; raises `PayloadMismatch` when it does not fit."""
+        if isinstance(payload, dict) or payload is None:
+            self._check_fit((), payload or {})
+        else:
+            self._check_fit((payload,), {})
+        return Task._from_checked(self.pattern, None if payload is None else json_payload.encode(payload), self.options)
+
     def call(self, payload: Any) -> R:
         """Run the handler with a stored payload: an object's members are keyword arguments, null is none, anything else is one.
 
@@ -118,6 +128,10 @@ Aggregate = Callable[[str, "list[TaskInfo]"], Task]
 """Makes one task of a group's name and its jobs."""
 
 
+FAN_OUT = "fanout:"
+"""What the types of tasks begin with that `fan_out` makes; the event and the subscriber's name follow."""
+
+
 class GroupRule(NamedTuple):
     """When a group is complete."""
 
@@ -133,6 +147,15 @@ class GroupRule(NamedTuple):
             return newest
         by_grace = newest + self.grace
         return by_grace if self.max_delay is None else min(by_grace, oldest + self.max_delay)
+
+
+_registries: "weakref.WeakValueDictionary[int, Registry]" = weakref.WeakValueDictionary()
+_count = itertools.count()
+
+
+def all_registries() -> "list[Registry]":
+    """Return the registries of this process that are in use, in the order in which they were made."""
+    return [registry for _, registry in sorted(_registries.items())]
 
 
 class Registry:
@@ -151,6 +174,8 @@ class Registry:
         self._definitions: dict[str, Definition[Any, Any]] = {}
         self._prefixes: list[str] = []
         self._aggregators: dict[str, tuple[Aggregate, GroupRule]] = {}
+        self._subscribers: dict[str, list[Definition[Any, Any]]] = {}
+        _registries[next(_count)] = self
 
     def task(
         self, type: str, *, retry_delay: RetryDelay | None = None, **options: Any
@@ -184,6 +209,37 @@ class Registry:
             return definition
 
         return register
+
+    def subscribe(self, event: str, *, name: str | None = None, **options: Any) -> Callable[[Callable[P, R]], Definition[P, R]]:
+        """Register the decorated function as a handler of an event, which `fan_out` gives a task of its own.
+
+        `event` is text such as "user:created". The handler's type is "fanout:", the event, ":" and `name`, which tells it from
+        the event's other subscribers; None is the function's name. The type is stored with each job: give a name where the
+        function may be renamed. `options` are those of `task`. A function may be subscribed to several events, one above the
+        other.
+
+        Raises `RegistrationError` for an event or name that is blank or taken, and what `task` raises.
+        """
+        if not isinstance(event, str) or not event.strip() or event.endswith(":"):
+            raise RegistrationError(f"the event {event!r} cannot be subscribed to: give its whole name, such as 'user:created'")
+
+        def register(function: Callable[P, R]) -> Definition[P, R]:
+            plain = function.function if isinstance(function, Definition) else function
+            own = getattr(plain, "__name__", None) if name is None else name
+            if not isinstance(own, str) or not own.strip() or ":" in own or own == "<lambda>":
+                raise RegistrationError(f"the subscriber {own!r} of {event!r} needs a name without a colon: give name=")
+            if any(known.pattern == f"{FAN_OUT}{event}:{own}" for known in self._subscribers.get(event, ())):
+                raise RegistrationError(f"{event!r} has a subscriber {own!r} already: give this one another name=")
+            definition = self.task(f"{FAN_OUT}{event}:{own}", **options)(plain)
+            self._subscribers.setdefault(event, []).append(definition)
+            return definition
+
+        return register
+
+    @property
+    def subscribers(self) -> dict[str, list[Definition[Any, Any]]]:
+        """The handlers of each event, in the order of their registration."""
+        return {event: list(handlers) for event, handlers in self._subscribers.items()}
 
     def aggregator(
         self,

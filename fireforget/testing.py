@@ -31,6 +31,8 @@ from fireforget._db import DEFAULT_PATIENCE, Database, translated
 from fireforget._pool.board import Board
 from fireforget._pool.child import Host, Runner, flush_submissions
 from fireforget._pool.config import DEFAULT_QUEUES, Settings
+from fireforget._pool.groups import AGGREGATE, Groups
+from fireforget._pool.groups import definition as definition_of_groups
 from fireforget._pool.plan import Lanes
 from fireforget._pool.recovery import Recovery
 from fireforget._pool.verdicts import Row, Verdicts
@@ -161,6 +163,8 @@ class RecordingEnqueuer(Intake):
     unless the test says so: `drain`, then `get`.
     """
 
+    _database: _Memory
+
     def __init__(self, *, clock: Clock = time.time, max_payload: int = DEFAULT_MAX_PAYLOAD) -> None:
         super().__init__(max_payload, clock)
         self._lock = threading.Lock()  # over everything below
@@ -212,6 +216,14 @@ class RecordingEnqueuer(Intake):
             infos = [self._stored(row, n) for n, row in enumerate(rows, first)]
             self._recorded += zip(tasks, infos, strict=True)
             return infos
+
+    def _replace_members(self, batch: int, size: int, task: Task, queue: str) -> TaskInfo | None:
+        """Replace the jobs of a closed group by one task, as the base does, and record that."""
+        with self._lock:
+            info = super()._replace_members(batch, size, task, queue)
+            if info is not None:
+                self._recorded.append((task, info))
+            return info
 
     def _fail_if_told(self) -> None:
         if self._failure is None or self._failures_left == 0:
@@ -332,7 +344,8 @@ def drain(
     The order, the middleware and what becomes of each job are those of a worker with one child: higher priority first inside a
     queue, then what was due first; queues share by weight, or with `strict_priority` the heavier ones go first. What handlers
     enqueue runs as well, and so does what was fired and forgotten. A job that is scheduled or waits for its next attempt runs
-    when it is due by the clock of `queue`: turn a `ManualClock` and drain again.
+    when it is due by the clock of `queue`: turn a `ManualClock` and drain again. So does a group that is complete by then: the
+    run of its aggregator is one of type "fireforget:aggregate", that of its task follows.
 
     `queues` are the ones to serve, with their weights or by name; None is all, with the weights of a worker out of the box, and 1
     for any other. Paused queues and types that `registry` has no handler for are left alone, as a worker does. At most `max_jobs`
@@ -412,6 +425,9 @@ class _InlineWorker:
         self._strict = strict
         self._lanes = Lanes(self._weights, strict)
         self._verdicts = Verdicts(registry, Samples(), claims.worker, self.tag, self._clock, lambda question: False)
+        self._queue = queue
+        self._groups = Groups(registry, claims, queue, claims._queues)
+        self._aggregate = definition_of_groups(registry, self.store)
         self._runner = _HearingRunner(self, self._run_async, self._clock)
         self._loop: asyncio.Runner | None = None
         self._row: Row = ()
@@ -427,7 +443,11 @@ class _InlineWorker:
 
     def definition(self, type: str) -> Definition[Any, Any] | None:
         """Return the handler of a type."""
-        return self.registry.match(type)
+        return self._aggregate if type == AGGREGATE else self.registry.match(type)
+
+    def store(self) -> Intake:
+        """Return the queue that is drained."""
+        return self._queue
 
     def send(self, message: Any) -> None:
         """Take in what the running handler says of itself."""
@@ -461,6 +481,8 @@ class _InlineWorker:
                 pass
             while claims.remove_expired() == MOST_EXPIRED:
                 pass
+            if self.registry.has_aggregators:
+                self._groups.close_complete(self._clock())
             lanes = claims.lanes()
             if not lanes:
                 return None
@@ -564,7 +586,7 @@ def _signed_in(queue: SqliteQueue | RecordingEnqueuer, registry: Registry, weigh
     """Stand in the database as a worker while the block runs: jobs can be ours, and real workers leave them alone."""
 
     def handles(type: str) -> bool:
-        return registry.match(type) is not None
+        return (type == AGGREGATE and registry.has_aggregators) or registry.match(type) is not None
 
     claims = Claims(queue._database, handles, (), queue._clock)
     if isinstance(queue, RecordingEnqueuer):

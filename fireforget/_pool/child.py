@@ -48,7 +48,7 @@ from fireforget.errors import (
     SkipRetry,
 )
 from fireforget.job import Job, running
-from fireforget.queue_sqlite import public_id
+from fireforget.queue_sqlite import Intake, SqliteQueue, public_id
 from fireforget.registry import Definition, PayloadMismatch, Registry
 from fireforget.retry import default_delay, delay_after
 
@@ -70,6 +70,9 @@ class Host(Protocol):
 
     def send(self, message: Any) -> None:
         """Take what a running handler says of itself: ("report", index, kind, value)."""
+
+    def store(self) -> Intake:
+        """Return the queue that the jobs are stored in, for what handlers do there."""
 
 
 class Runner:
@@ -103,7 +106,7 @@ class Runner:
             return ("archived", now, 0.0, f"no handler for {type!r} in this child", None)
         job = Job(
             task_id or public_id(self._host.tag, row[0], nonce), type, queue, None, headers, retry_count, max_retry, timeout,
-            deadline, definition.pattern, now, now - due if now > due else 0.0, self._report,
+            deadline, definition.pattern, now, now - due if now > due else 0.0, self._report, self._host.store,
         )  # fmt: skip
         if deadline is not None and deadline <= now:
             return self._expire(job)
@@ -194,6 +197,8 @@ class Child:
         self._slot = slot
         self._channel = channel
         self._sending = threading.Lock()
+        self._opening = threading.Lock()
+        self._queue: SqliteQueue | None = None
         self.is_foreign = False
         """Whether this is a process that a handler forked."""
         self._definitions: dict[str, Definition[Any, Any] | None] = {}
@@ -204,7 +209,7 @@ class Child:
             return self._definitions[type]
         except KeyError:
             self._definitions[type] = (
-                groups.definition(self.registry, self._path) if type == groups.AGGREGATE else self.registry.match(type)
+                groups.definition(self.registry, self.store) if type == groups.AGGREGATE else self.registry.match(type)
             )
             return self._definitions[type]
 
@@ -212,6 +217,13 @@ class Child:
         """Send a message; safe between threads."""
         with self._sending:
             self._channel.send(message)
+
+    def store(self) -> SqliteQueue:
+        """Return the queue that the jobs are stored in, opened for the first handler that needs it; most never do."""
+        with shield, self._opening:
+            if self._queue is None:
+                self._queue = SqliteQueue(self._path)
+            return self._queue
 
     def serve(self) -> None:
         """Say hello and work until the supervisor has nothing more."""

@@ -2,8 +2,8 @@
 
 The supervisor closes a group that is complete: it gives the members a batch number and stores one job of our own type, in one
 transaction. That job runs in a child like any other, with its retries: it calls the application's aggregator, then replaces the
-members by the task in one transaction. Killed before, it runs again; killed after, it finds no members and is done. So each
-member is in exactly one task.
+members by the task in one transaction. Killed before, it runs again; killed after, it finds no members and is done. Where
+somebody has run, archived or deleted a member meanwhile, it begins anew with the others. So each member is in exactly one task.
 """
 
 import secrets
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fireforget._claims import Claims
-from fireforget.queue_sqlite import SqliteQueue
+from fireforget.queue_sqlite import Intake
 from fireforget.registry import Definition, Registry
 from fireforget.task import Task, check_task
 
@@ -24,7 +24,7 @@ _NEVER = float("inf")
 class Groups:
     """Closes the groups that a worker has aggregators for; used by its supervisor's loop alone."""
 
-    def __init__(self, registry: Registry, claims: Claims, queue: SqliteQueue, served: frozenset[str]) -> None:
+    def __init__(self, registry: Registry, claims: Claims, queue: Intake, served: frozenset[str]) -> None:
         self._registry = registry
         self._claims = claims
         self._queue = queue
@@ -57,19 +57,19 @@ class Groups:
         return found
 
 
-def definition(registry: Registry, path: str) -> Definition[Any, Any]:
-    """Return the handler that a child runs for `AGGREGATE`."""
-    return Definition(AGGREGATE, _handler(registry, path), {}, None)
+def definition(registry: Registry, store: Callable[[], Intake]) -> Definition[Any, Any]:
+    """Return the handler that a child runs for `AGGREGATE`; `store` gives the queue in which the members wait."""
+    return Definition(AGGREGATE, _handler(registry, store), {}, None)
 
 
-def _handler(registry: Registry, path: str) -> Callable[..., None]:
+def _handler(registry: Registry, store: Callable[[], Intake]) -> Callable[..., None]:
     def aggregate(group: str, queue: str, batch: int) -> None:
         known = registry.aggregator_of(group)
         if known is None:
             raise LookupError(f"no aggregator for the group {group!r} in this worker: register one")
-        with SqliteQueue(path) as store:
-            members = store._members(batch)
-            if members:
-                store._replace_members(batch, check_task(known[0](group, members)), queue)
+        while members := store()._members(batch):
+            task = check_task(known[0](group, members))
+            if store()._replace_members(batch, len(members), task, queue):
+                return
 
     return aggregate

@@ -577,6 +577,41 @@ def test_queues_are_paused_resumed_and_deleted(ok, refused, queue, terminal):
     assert ok("queue", "list") == "no jobs are stored\n"
 
 
+def test_groups_are_listed_with_when_they_complete(ok, refused, queue, tmp_path, monkeypatch):
+    """The application's aggregators know when; a name that nothing aggregates is shown all the same."""
+    assert ok("group", "list") == "no job waits in a group\n"
+    assert ok("enqueue", "line", "--group", "mail:anna").endswith("aggregating in default\n")
+    queue.enqueue_many([Task("line")] * 2, group="other", queue="low")
+    header, *rows = ok("group", "list").splitlines()
+    assert header.split() == ["queue", "group", "jobs", "oldest", "newest", "completes"]
+    assert [row.split()[:3] + row.split()[-1:] for row in rows[-2:]] == [
+        ["default", "mail:anna", "1", "unknown"],
+        ["low", "other", "2", "unknown"],
+    ]
+    (tmp_path / "collecting.py").write_text(
+        "from fireforget import Registry\nregistry = Registry()\nregistry.aggregator('mail:', group_grace=3600)(print)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    known = ok("group", "list", "--queue", "default", "--app", "collecting:registry").splitlines()[-1]
+    assert re.search(r"in (59m|1h)$", known)
+    assert "APP" in refused(2, "group", "list", "--app", "nothing")
+    assert "did you mean" in refused(1, "group", "list", "--queue", "lw")
+
+
+def test_all_jobs_of_a_group_are_changed_together(ok, queue):
+    """`--group` chooses like any other filter."""
+    queue.enqueue_many([Task("line")] * 2, group="a")
+    queue.enqueue_many([Task("line")] * 3, group="b")
+    assert ok("task", "archive", "--state", "aggregating", "--group", "a", "--yes") == "2 jobs archived\n"
+    assert ok("task", "run", "--state", "aggregating", "--group", "b") == "3 jobs made pending\n"
+    assert len(json.loads(ok("task", "list", "--group", "a", "--json"))["tasks"]) == 2
+    assert json.loads(ok("task", "delete", "--state", "archived", "--group", "a", "--yes", "--json")) == {
+        "matched": 2,
+        "changed": 2,
+    }
+
+
 # --- words and numbers ------------------------------------------------------------------------------------------------------
 
 

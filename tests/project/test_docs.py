@@ -721,6 +721,9 @@ def test_the_reference_of_the_commands_has_the_shape_of_their_json(tmp_path: Pat
             assert answer("queue", "show", "default").keys() == members["queue"] | {"workers"}
     assert stats["queues"][0]["states"].keys() == {state.value for state in State}
     assert answer("enqueue", "any", "--task-id", "mine").keys() == members["job"]
+    assert answer("enqueue", "any", "--group", "mail", "--queue", "grouped")["state"] == "aggregating"
+    assert [group.keys() for group in answer("group", "list")] == [members["group"]]
+    assert answer("task", "delete", "--state", "aggregating", "--yes") == {"matched": 1, "changed": 1}
     assert answer("queue", "pause", "default") == [{"queue": "default", "changed": True}]
     listed = answer("task", "list")
     assert listed.keys() == {"tasks", "after"} and listed["after"] is None

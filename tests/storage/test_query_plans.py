@@ -8,7 +8,7 @@ import pytest
 from fireforget import Task, _sql
 
 NUMBERS = dict.fromkeys(("now", "most", "n", "nonce", "worker", "claim", "died", "most_0", "most_1", "most_2"), 1)
-NAMES = dict.fromkeys(("queue", "unique_key", "task_id", "error", *(f"type_{n}" for n in range(100))), "x")
+NAMES = dict.fromkeys(("queue", "unique_key", "task_id", "error", "key", "type", *(f"type_{n}" for n in range(100))), "x")
 NAMES.update(dict.fromkeys(("queue_0", "queue_1", "queue_2", "type_0_0", "type_1_0", "type_1_1", "type_2_0"), "x"))
 
 HOT = {
@@ -26,6 +26,8 @@ HOT = {
     "JOB_BY_TASK_ID": (_sql.JOB_BY_TASK_ID, "fireforget_task_id"),
     "JOBS_OF_WORKER": (_sql.JOBS_OF_WORKER, "fireforget_active"),
     "CANCEL_REQUESTED": (_sql.CANCEL_REQUESTED, "fireforget_cancel"),
+    "LOOK_AT_KEY": (_sql.LOOK_AT_KEY, "sqlite_autoindex_fireforget_idempotency_1"),
+    "REMOVE_EXPIRED_KEYS": (_sql.REMOVE_EXPIRED_KEYS, "fireforget_idempotency_expiry"),
 }
 BY_ROW_NUMBER = {
     name: getattr(_sql, name)

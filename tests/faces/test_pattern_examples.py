@@ -1,0 +1,58 @@
+"""The small programs of `examples/`, one a pattern: each is run as its first lines say, and prints what its page says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def printed(name):
+    command = [sys.executable, "-m", f"examples.{name}"]
+    assert f"python -m examples.{name}\n" in (ROOT / "examples" / f"{name}.py").read_text()
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "fan_out",
+            [
+                "cache: user 3 after deleted",
+                "cache: user 7 after created",
+                "search: user 7 at the second try",
+                "told 3 handlers",
+                "welcome: to ada@example.com",
+            ],
+        ),
+        (
+            "idempotent",
+            [
+                "7: receipt of order 7",
+                "7: receipt of order 7",
+                "7: receipt of order 7",
+                "8: receipt of order 8",
+                "charged order 7 with 1999",
+                "charged order 8 with 500",
+            ],
+        ),
+        (
+            "groups",
+            [
+                "3 jobs wait in news:bert",
+                "6 jobs wait in news:ada",
+                "to ada: message 1, message 2, message 3, message 4",
+                "to ada: message 5, message 6",
+                "to bert: message 1, message 2, message 3",
+            ],
+        ),
+    ],
+)
+def test_an_example_does_what_it_says(name, lines):
+    """Each line once, in whatever order the jobs ran."""
+    assert sorted(printed(name)) == lines

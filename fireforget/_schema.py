@@ -149,9 +149,20 @@ _FAR = 1e12
 """Seconds beyond which instants and durations are refused, as in Python (`clock`): infinities are among them."""
 
 
-def _not_seconds(column: str, least: str) -> str:
-    number = f"typeof(NEW.{column}) NOT IN ('integer', 'real', 'null')"
-    return f"{number} OR NEW.{column} NOT BETWEEN {least} AND {_FAR}"
+def _no_number(column: str) -> str:
+    """Return when a value is no number: 5.0 and '5' are, which node's and perl's drivers bind for 5; '5 minutes' is not.
+
+    `+` takes the column's own affinity away, so that the comparison turns text into a number, and only where all of it is one.
+    """
+    return f"typeof(NEW.{column}) = 'blob' OR +NEW.{column} <> CAST(NEW.{column} AS NUMERIC)"
+
+
+def _no_integer(column: str) -> str:
+    return f"{_no_number(column)} OR CAST(NEW.{column} AS NUMERIC) <> CAST(NEW.{column} AS INTEGER)"
+
+
+def _no_seconds(column: str, least: str) -> str:
+    return f"{_no_number(column)} OR CAST(NEW.{column} AS REAL) NOT BETWEEN {least} AND {_FAR}"
 
 
 _REFUSED = {
@@ -162,15 +173,13 @@ _REFUSED = {
     "task_id must be text that is not blank": (
         "NEW.task_id IS NOT NULL AND (typeof(NEW.task_id) <> 'text' OR trim(NEW.task_id) = '')"
     ),
-    "priority must be an integer": "typeof(NEW.priority) NOT IN ('integer', 'null')",
-    "max_retry must be an integer, 0 or more": "typeof(NEW.max_retry) NOT IN ('integer', 'null') OR NEW.max_retry < 0",
-    "timeout must be in seconds, above 0": _not_seconds("timeout", "1e-9"),
-    "deadline must be in Unix seconds": f"typeof(NEW.deadline) NOT IN ('integer', 'real', 'null') OR abs(NEW.deadline) > {_FAR}",
-    "process_at must be in Unix seconds": (
-        f"typeof(NEW.process_at) NOT IN ('integer', 'real', 'null') OR abs(NEW.process_at) > {_FAR}"
-    ),
-    "retention must be in seconds, 0 or more": _not_seconds("retention", "0"),
-    "unique_for must be in seconds, above 0": _not_seconds("unique_for", "1e-9"),
+    "priority must be an integer": _no_integer("priority"),
+    "max_retry must be an integer, 0 or more": f"{_no_integer('max_retry')} OR CAST(NEW.max_retry AS INTEGER) < 0",
+    "timeout must be in seconds, above 0": _no_seconds("timeout", "1e-9"),
+    "deadline must be in Unix seconds": _no_seconds("deadline", f"-{_FAR}"),
+    "process_at must be in Unix seconds": _no_seconds("process_at", f"-{_FAR}"),
+    "retention must be in seconds, 0 or more": _no_seconds("retention", "0"),
+    "unique_for must be in seconds, above 0": _no_seconds("unique_for", "1e-9"),
     "unique_key must be text that is not blank": (
         "NEW.unique_key IS NOT NULL AND (typeof(NEW.unique_key) <> 'text' OR trim(NEW.unique_key) = '')"
     ),
@@ -221,7 +230,11 @@ BEGIN
         NEW.task_id,
         NEW.type,
         coalesce(NEW.queue, '{DEFAULT_QUEUE}'),
-        CASE WHEN NEW."group" IS NOT NULL THEN 7 WHEN coalesce(NEW.process_at, 0) <= {_NOW} THEN 2 ELSE 1 END,
+        CASE
+            WHEN NEW."group" IS NOT NULL THEN 7
+            WHEN coalesce(CAST(NEW.process_at AS REAL), 0) <= {_NOW} THEN 2
+            ELSE 1
+        END,
         coalesce(NEW.priority, 0),
         coalesce(NEW.process_at, {_NOW}),
         NEW.payload,

@@ -318,7 +318,15 @@ class SqliteQueue(Intake):
         return [self._stored(row, n) for n, row in enumerate(rows, first)]
 
     def _check_caller(self, connection: sqlite3.Connection) -> None:
-        """Raise `ValueError` unless the caller's connection has our file as its main database: there the job would be written."""
+        """Raise `ValueError` unless the caller's connection has our file as its main database: there the job would be written.
+
+        Raises `TypeError` for what is no connection of sqlite3; SQLAlchemy's proxy of one has all that is used here.
+        """
+        if not isinstance(getattr(connection, "in_transaction", None), bool) or not hasattr(connection, "cursor"):
+            raise TypeError(
+                f"connection={connection!r}: give a sqlite3.Connection; in Django it is `connection.connection`, in SQLAlchemy "
+                "`session.connection().connection.driver_connection`"
+            )
         for _, name, file in _plain_cursor(connection).execute("PRAGMA database_list"):
             if os.fsdecode(name) == "main" and os.path.realpath(os.fsdecode(file)) == self.path:
                 return

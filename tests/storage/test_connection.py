@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from fireforget import Task
-from fireforget.errors import DuplicateTask, TaskIDConflict
+from fireforget.errors import DuplicateTask, TaskIDConflict, UnknownJob
 
 
 @pytest.fixture
@@ -31,30 +31,42 @@ def types(sql):
     return [type for (type,) in sql("SELECT type FROM fireforget_jobs")]
 
 
-MODES = [{}, {"isolation_level": "IMMEDIATE"}, {"isolation_level": None}]
+MODES = [{}, {"isolation_level": "IMMEDIATE"}, {"isolation_level": "EXCLUSIVE"}, {"isolation_level": None}]
 if sys.version_info >= (3, 12):
-    MODES += [{"autocommit": False}]
+    MODES += [{"autocommit": False}, {"autocommit": True}]
+BEGIN_BY_HAND = ({"isolation_level": None}, {"autocommit": True})
+
+
+def begin(connection, mode):
+    if mode in BEGIN_BY_HAND:
+        connection.execute("BEGIN")
+
+
+def end(connection, mode, how):
+    """Commit or roll back as programs do in this mode; with `autocommit=True` the methods do nothing."""
+    if mode in BEGIN_BY_HAND:
+        connection.execute(how)
+    else:
+        getattr(connection, how.lower())()
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_a_job_exists_exactly_if_the_transaction_commits(queue, connect, sql, mode):
     """With the application's row; the call neither begins, commits nor rolls back."""
     connection = connect(**mode)
-    if mode == {"isolation_level": None}:
-        connection.execute("BEGIN")
+    begin(connection, mode)
     connection.execute("INSERT INTO orders VALUES (1)")
     info = queue.enqueue(Task("order:paid", {"id": 1}), connection=connection)
     assert connection.in_transaction
     assert types(sql) == []
-    connection.commit()
+    end(connection, mode, "COMMIT")
     assert types(sql) == ["order:paid"]
     assert queue.get(info.id) == info
 
-    if mode == {"isolation_level": None}:
-        connection.execute("BEGIN")
+    begin(connection, mode)
     connection.execute("INSERT INTO orders VALUES (2)")
     queue.enqueue(Task("order:lost"), connection=connection)
-    connection.rollback()
+    end(connection, mode, "ROLLBACK")
     assert types(sql) == ["order:paid"]
     assert sql("SELECT id FROM orders") == [(1,)]
 
@@ -75,6 +87,67 @@ def test_in_autocommit_a_job_is_there_at_once(queue, connect, sql):
     connection = connect(isolation_level=None)
     queue.enqueue(Task("t"), connection=connection)
     assert not connection.in_transaction
+    assert types(sql) == ["t"]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_a_rollback_consumes_no_id(queue, connect, sql, mode):
+    """The number that was given back is the next job's; its whole id is not."""
+    connection = connect(**mode)
+    queue.enqueue(Task("before"))
+    counted = sql("SELECT seq FROM sqlite_sequence WHERE name = 'fireforget_job'")
+    begin(connection, mode)
+    lost = queue.enqueue(Task("lost"), connection=connection)
+    end(connection, mode, "ROLLBACK")
+    assert sql("SELECT seq FROM sqlite_sequence WHERE name = 'fireforget_job'") == counted
+    following = queue.enqueue(Task("after"))
+    assert following.id.split("-")[:2] == lost.id.split("-")[:2]
+    assert following.id != lost.id
+    with pytest.raises(UnknownJob):
+        queue.get(lost.id)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_savepoints_work_in_every_mode(queue, connect, sql, mode):
+    """As a nested `atomic` of Django makes them: the inner one is given up, the outer one commits."""
+    connection = connect(**mode)
+    begin(connection, mode)
+    connection.execute("SAVEPOINT outer_one")
+    queue.enqueue(Task("kept"), connection=connection)
+    connection.execute("SAVEPOINT inner_one")
+    queue.enqueue_many([Task("dropped"), Task("dropped")], connection=connection)
+    queue.enqueue(Task("dropped"), unique_for=60, connection=connection)
+    connection.execute("ROLLBACK TO inner_one")
+    connection.execute("RELEASE inner_one")
+    connection.execute("RELEASE outer_one")
+    if connection.in_transaction:
+        end(connection, mode, "COMMIT")
+    assert types(sql) == ["kept"]
+
+
+@pytest.mark.parametrize("wrong", ["jobs.db", object(), sqlite3], ids=["path", "object", "module"])
+def test_what_is_no_connection_is_told_so(queue, wrong):
+    """With how to get at the one inside of an ORM's."""
+    with pytest.raises(TypeError, match=r"sqlite3\.Connection.*driver_connection"):
+        queue.enqueue(Task("t"), connection=wrong)
+
+
+class Proxy:
+    """As SQLAlchemy's pool hands connections out."""
+
+    def __init__(self, connection):
+        self.dbapi_connection = connection
+
+    def __getattr__(self, name):
+        return getattr(self.dbapi_connection, name)
+
+
+def test_a_proxy_of_a_connection_will_do(queue, connect, sql):
+    """Whoever leaves `driver_connection` out means the same."""
+    connection = connect()
+    queue.enqueue(Task("t"), connection=Proxy(connection))
+    assert types(sql) == []
+    connection.commit()
     assert types(sql) == ["t"]
 
 

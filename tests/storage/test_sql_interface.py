@@ -188,6 +188,28 @@ def test_a_bad_value_is_refused_with_its_name(connection, column, value, message
     assert jobs(connection) == []
 
 
+@pytest.mark.parametrize(("column", "value", "shown"), [
+    ("priority", 5.0, 5), ("priority", "5", 5), ("priority", "-5", -5), ("max_retry", 3.0, 3), ("max_retry", "3", 3),
+    ("timeout", "30", 30.0), ("deadline", "4102444800.5", 4102444800.5), ("process_at", "4102444800", 4102444800.0),
+])  # fmt: skip
+def test_a_number_is_taken_however_a_driver_binds_it(connection, queue, column, value, shown):
+    """Node binds every number as a float, perl binds text: both mean the number."""
+    connection.execute(f"INSERT INTO fireforget_enqueue (type, task_id, {column}) VALUES ('t', 'own', ?)", (value,))
+    info = queue.get("own")
+    found = getattr(info, "next_process_at" if column == "process_at" else column)
+    assert (found.timestamp() if isinstance(found, datetime) else found) == shown
+    assert info.state == ("scheduled" if column == "process_at" else "pending")
+    ((stored,),) = connection.execute(f"SELECT typeof({'due' if column == 'process_at' else column}) FROM fireforget_job")
+    assert stored == ("integer" if isinstance(shown, int) else "real")
+
+
+@pytest.mark.parametrize("value", ["5 apples", "", "0x10", "1.5", 1e300, b"5", "inf"])
+def test_what_only_looks_like_a_number_is_none(connection, value):
+    """Half a number would be a wrong one."""
+    with pytest.raises(sqlite3.IntegrityError, match="priority must be an integer"):
+        connection.execute("INSERT INTO fireforget_enqueue (type, priority) VALUES ('t', ?)", (value,))
+
+
 def test_an_id_of_the_queues_own_form_is_refused(connection, queue):
     """A job under such an id could never be found again: it would be taken for a generated one."""
     generated = queue.enqueue(Task("t")).id

@@ -28,6 +28,9 @@ _HOME = {
     "HelperDied": "errors",
     "WrongState": "errors",
     "UnknownQueue": "errors",
+    "UnknownSchedule": "errors",
+    "ScheduleInUse": "errors",
+    "InvalidSchedule": "errors",
     "QueueNotEmpty": "errors",
     "JobActive": "errors",
     "InvalidOption": "errors",
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from fireforget.errors import HelperDied as HelperDied
     from fireforget.errors import InvalidOption as InvalidOption
     from fireforget.errors import InvalidPayload as InvalidPayload
+    from fireforget.errors import InvalidSchedule as InvalidSchedule
     from fireforget.errors import InvalidTask as InvalidTask
     from fireforget.errors import JobActive as JobActive
     from fireforget.errors import JobCancelled as JobCancelled
@@ -74,6 +78,7 @@ if TYPE_CHECKING:
     from fireforget.errors import RegistrationError as RegistrationError
     from fireforget.errors import RetryLater as RetryLater
     from fireforget.errors import RevokeTask as RevokeTask
+    from fireforget.errors import ScheduleInUse as ScheduleInUse
     from fireforget.errors import SchemaTooNew as SchemaTooNew
     from fireforget.errors import SkipRetry as SkipRetry
     from fireforget.errors import StoreBusy as StoreBusy
@@ -87,6 +92,7 @@ if TYPE_CHECKING:
     from fireforget.errors import UnknownJob as UnknownJob
     from fireforget.errors import UnknownOption as UnknownOption
     from fireforget.errors import UnknownQueue as UnknownQueue
+    from fireforget.errors import UnknownSchedule as UnknownSchedule
     from fireforget.errors import WorkerError as WorkerError
     from fireforget.errors import WrongState as WrongState
     from fireforget.inspector import Inspector as Inspector

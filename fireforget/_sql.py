@@ -392,10 +392,14 @@ ORDER BY n DESC
 LIMIT :most
 """
 
-# A tick whose payload is built in a child: the job that builds it notes as its result which job it has enqueued. Once: a run
-# that comes again finds the note.
-NOTE_ENQUEUED = "UPDATE fireforget_job SET result = :result WHERE n = :n AND result IS NULL"
-SCHEDULE_EVENT_IS_OF_JOB = "UPDATE fireforget_schedule_event SET job = :job WHERE schedule = :name AND job = :builder"
+# A tick whose payload is built in a child: the job that builds it notes as its result which job it has enqueued, in the same
+# transaction. A run that comes again finds the note.
+NOTE_ENQUEUED = "UPDATE fireforget_job SET result = :result WHERE n = :n"
+NOTE_BUILT = """
+UPDATE fireforget_schedule_event
+SET job = :job, outcome = :outcome, detail = :detail
+WHERE schedule = :name AND job = :builder
+"""
 
 # --- workers: settling, one row each, fenced by owner and claim -----------------------------------------------------------
 # No row means that the job is no longer ours: the result comes too late and is discarded.

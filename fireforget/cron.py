@@ -9,8 +9,8 @@ How a day of a time zone becomes instants::
                                        │
                                        no ─► each wall time by itself: it is there once, twice, or (in a gap) not at all
 
-Where the clocks change, a fixed time runs once: the first of two, or at the first instant after a gap. A `*` or a step in minute or
-hour means "again and again" rather than a time: what it names runs whenever the clock shows it.
+Where the clocks change, a fixed time runs once: the first of two, or at the first instant after a gap. A `*` or a step in minute
+or hour means "again and again" rather than a time: what it names runs whenever the clock shows it.
 """
 
 import re
@@ -80,6 +80,9 @@ class Schedule(Protocol):
 
     def last_until(self, instant: float) -> float:
         """Return the last tick at or before an instant; minus infinity when there is none in the years before."""
+
+    def local(self, instant: float) -> datetime:
+        """Return an instant as a datetime in the schedule's zone."""
 
     def upcoming(self, start: datetime, count: int) -> list[datetime]:
         """Return the next ticks after `start`, an aware datetime, in the schedule's zone."""
@@ -292,7 +295,7 @@ class Cron:
     def next_after(self, instant: float) -> float:
         """Return the first tick after an instant; infinity when there is none in the years to come."""
         try:
-            for day in self._dates(self._local(instant).date() - _ONE_DAY, _ONE_DAY):
+            for day in self._dates(self.local(instant).date() - _ONE_DAY, _ONE_DAY):
                 if self._first_on(day, instant) < _NEVER:
                     # Where the clocks go back at midnight, a date's last ticks come after the first of the next.
                     return min(self._first_on(day, instant), self._first_on(day + _ONE_DAY, instant))
@@ -308,7 +311,7 @@ class Cron:
     def last_until(self, instant: float) -> float:
         """Return the last tick at or before an instant; minus infinity when there is none in the years before."""
         try:
-            for day in self._dates(self._local(instant).date() + _ONE_DAY, -_ONE_DAY):
+            for day in self._dates(self.local(instant).date() + _ONE_DAY, -_ONE_DAY):
                 if self._last_on(day, instant) > -_NEVER:
                     return max(self._last_on(day, instant), self._last_on(day - _ONE_DAY, instant))
         except (OverflowError, ValueError, OSError):
@@ -322,7 +325,7 @@ class Cron:
 
     def upcoming(self, start: datetime, count: int) -> list[datetime]:
         """Return the next ticks after `start`, an aware datetime, in the schedule's zone."""
-        return [self._local(tick) for tick in islice(_following(self, start.timestamp()), count)]
+        return [self.local(tick) for tick in islice(_following(self, start.timestamp()), count)]
 
     # --- dates ----------------------------------------------------------------------------------------------------------
 
@@ -345,7 +348,8 @@ class Cron:
 
     # --- instants -------------------------------------------------------------------------------------------------------
 
-    def _local(self, instant: float) -> datetime:
+    def local(self, instant: float) -> datetime:
+        """Return an instant as a datetime in the schedule's zone."""
         return datetime.fromtimestamp(instant, self._zone)
 
     def _ticks_on(self, day: date) -> list[float]:
@@ -364,7 +368,8 @@ class Cron:
         if len(offsets) == 1:
             start = _seconds(midnight) - offsets.pop()
             return [start + seconds for seconds in self._minutes_of_day]
-        return sorted({tick for seconds in self._minutes_of_day for tick in self._instants(midnight + timedelta(seconds=seconds))})
+        walls = [midnight + timedelta(seconds=seconds) for seconds in self._minutes_of_day]
+        return sorted({tick for wall in walls for tick in self._instants(wall)})
 
     def _instants(self, wall: datetime) -> list[float]:
         """Return when the clocks show a wall time and it is to run, on a day on which they change."""
@@ -380,7 +385,7 @@ class Cron:
         low, high = _seconds(wall) - after, _seconds(wall) - before
         while high - low > 1:
             middle = (low + high) // 2
-            offset = self._local(middle).utcoffset()
+            offset = self.local(middle).utcoffset()
             if offset is not None and offset.total_seconds() == before:
                 low = middle
             else:
@@ -426,9 +431,13 @@ class Every:
             number -= 1
         return number * self.seconds
 
+    def local(self, instant: float) -> datetime:
+        """Return an instant as a datetime in the schedule's zone."""
+        return datetime.fromtimestamp(instant, self._zone)
+
     def upcoming(self, start: datetime, count: int) -> list[datetime]:
         """Return the next ticks after `start`, an aware datetime, in the schedule's zone."""
-        return [datetime.fromtimestamp(tick, self._zone) for tick in islice(_following(self, start.timestamp()), count)]
+        return [self.local(tick) for tick in islice(_following(self, start.timestamp()), count)]
 
 
 def _following(schedule: Schedule, instant: float) -> Iterator[float]:

@@ -30,6 +30,9 @@ _HOME = {
     "HelperDied": "errors",
     "WrongState": "errors",
     "UnknownQueue": "errors",
+    "UnknownSchedule": "errors",
+    "ScheduleInUse": "errors",
+    "InvalidSchedule": "errors",
     "QueueNotEmpty": "errors",
     "JobActive": "errors",
     "InvalidOption": "errors",
@@ -67,6 +70,7 @@ if TYPE_CHECKING:
     from fireforget.errors import HelperDied as HelperDied
     from fireforget.errors import InvalidOption as InvalidOption
     from fireforget.errors import InvalidPayload as InvalidPayload
+    from fireforget.errors import InvalidSchedule as InvalidSchedule
     from fireforget.errors import InvalidTask as InvalidTask
     from fireforget.errors import JobActive as JobActive
     from fireforget.errors import JobCancelled as JobCancelled
@@ -76,6 +80,7 @@ if TYPE_CHECKING:
     from fireforget.errors import RegistrationError as RegistrationError
     from fireforget.errors import RetryLater as RetryLater
     from fireforget.errors import RevokeTask as RevokeTask
+    from fireforget.errors import ScheduleInUse as ScheduleInUse
     from fireforget.errors import SchemaTooNew as SchemaTooNew
     from fireforget.errors import SkipRetry as SkipRetry
     from fireforget.errors import StoreBusy as StoreBusy
@@ -89,6 +94,7 @@ if TYPE_CHECKING:
     from fireforget.errors import UnknownJob as UnknownJob
     from fireforget.errors import UnknownOption as UnknownOption
     from fireforget.errors import UnknownQueue as UnknownQueue
+    from fireforget.errors import UnknownSchedule as UnknownSchedule
     from fireforget.errors import WorkerError as WorkerError
     from fireforget.errors import WrongState as WrongState
     from fireforget.idempotency import idempotent as idempotent

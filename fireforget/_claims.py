@@ -134,8 +134,16 @@ class Claims:
 
     # --- this worker's row --------------------------------------------------------------------------------------------
 
-    def register(self, name: str, lock_file: str, weights: dict[str, int], concurrency: int, threads: int) -> None:
-        """Enter this worker into the database; from now on jobs can be its own."""
+    def register(
+        self,
+        name: str,
+        lock_file: str,
+        weights: dict[str, int],
+        concurrency: int,
+        threads: int,
+        schedules: Mapping[str, str] | None = None,
+    ) -> None:
+        """Enter this worker into the database; from now on jobs can be its own. `schedules` are digests by name."""
         parameters = {
             "name": name,
             "host": socket.gethostname(),
@@ -146,6 +154,7 @@ class Claims:
             "concurrency": concurrency,
             "threads": threads,
             "started_at": self._clock(),
+            "schedules": json.dumps(dict(schedules or {})),
         }
         with self.transaction():
             self.worker = self.connection.execute(_sql.INSERT_WORKER, parameters).lastrowid or 0

@@ -59,7 +59,8 @@ CREATE TABLE fireforget_worker (
     queues TEXT NOT NULL,
     concurrency INTEGER NOT NULL,
     threads INTEGER NOT NULL,
-    started_at REAL NOT NULL
+    started_at REAL NOT NULL,
+    schedules TEXT NOT NULL DEFAULT '{}'
 );
 
 -- n orders and finds a job; nonce makes its public id unlike that of a job whose insert was rolled back and gave n to another.
@@ -123,6 +124,34 @@ CREATE TABLE fireforget_idempotency (
     result TEXT,
     PRIMARY KEY (type, key)
 );
+-- next_at is the tick that is to be enqueued next: whoever moves it on enqueues, in the same transaction. digest stands for
+-- everything that the registry says of the schedule.
+CREATE TABLE fireforget_schedule (
+    name TEXT PRIMARY KEY NOT NULL,
+    type TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    expression TEXT NOT NULL,
+    timezone TEXT NOT NULL,
+    missed TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    next_at REAL NOT NULL,
+    last_at REAL,
+    paused_at REAL,
+    CONSTRAINT missed_is_known CHECK (missed IN ('run_once', 'skip', 'catch_up'))
+) WITHOUT ROWID;
+
+-- What became of ticks; numbered within a schedule, so that the oldest are found without counting.
+CREATE TABLE fireforget_schedule_event (
+    schedule TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    tick REAL NOT NULL,
+    at REAL NOT NULL,
+    outcome TEXT NOT NULL,
+    job TEXT,
+    detail TEXT,
+    PRIMARY KEY (schedule, n),
+    CONSTRAINT outcome_is_known CHECK (outcome IN ('enqueued', 'refused', 'missed'))
+) WITHOUT ROWID;
 """
 
 # Claims walk `fireforget_claim` in the order in which jobs are to run and stop after as many as they want: neither history nor

@@ -173,8 +173,8 @@ ORDER BY n
 # --- workers: their own row ---------------------------------------------------------------------------------------------
 
 INSERT_WORKER = """
-INSERT INTO fireforget_worker (name, host, pid, boot_id, lock_file, queues, concurrency, threads, started_at)
-VALUES (:name, :host, :pid, :boot_id, :lock_file, :queues, :concurrency, :threads, :started_at)
+INSERT INTO fireforget_worker (name, host, pid, boot_id, lock_file, queues, concurrency, threads, started_at, schedules)
+VALUES (:name, :host, :pid, :boot_id, :lock_file, :queues, :concurrency, :threads, :started_at, :schedules)
 """
 
 DELETE_WORKER = "DELETE FROM fireforget_worker WHERE n = :worker"
@@ -379,6 +379,76 @@ KEEP_KEY = f"UPDATE fireforget_idempotency SET owner = NULL, result = :result, e
 RELEASE_KEY = f"DELETE FROM fireforget_idempotency WHERE {_OUR_KEY}"
 
 NUMBER_OF_TASK_ID = "SELECT n FROM fireforget_job WHERE task_id = :task_id"
+
+# --- workers: schedules ---------------------------------------------------------------------------------------------------
+
+_SCHEDULE_COLUMNS = "name, type, queue, expression, timezone, missed, digest, next_at, last_at, paused_at"
+
+SCHEDULES = f"SELECT {_SCHEDULE_COLUMNS} FROM fireforget_schedule ORDER BY name"
+SCHEDULE = f"SELECT {_SCHEDULE_COLUMNS} FROM fireforget_schedule WHERE name = :name"
+
+# Who may say what a schedule is: the newest of the workers that have it. In the order of their start.
+SCHEDULES_OF_WORKERS = "SELECT n, schedules FROM fireforget_worker WHERE schedules <> '{}' ORDER BY n"
+
+# A pause and the last tick are kept when the registry's words change.
+DEFINE_SCHEDULE = f"""
+INSERT INTO fireforget_schedule ({_SCHEDULE_COLUMNS})
+VALUES (:name, :type, :queue, :expression, :timezone, :missed, :digest, :next_at, NULL, NULL)
+ON CONFLICT (name) DO UPDATE SET
+    type = :type, queue = :queue, expression = :expression, timezone = :timezone, missed = :missed, digest = :digest,
+    next_at = :next_at
+"""
+
+# The fence: of all who want to enqueue a tick, one finds it still to come. The transaction that moves it on inserts the job.
+ADVANCE_SCHEDULE = """
+UPDATE fireforget_schedule
+SET next_at = :next_at, last_at = coalesce(:last_at, last_at)
+WHERE name = :name
+  AND next_at = :expected
+  AND digest = :digest
+  AND paused_at IS NULL
+"""
+
+PAUSE_SCHEDULE = "UPDATE fireforget_schedule SET paused_at = :now WHERE name = :name AND paused_at IS NULL"
+RESUME_SCHEDULE = """
+UPDATE fireforget_schedule
+SET paused_at = NULL, next_at = :next_at
+WHERE name = :name AND paused_at IS NOT NULL
+"""
+DELETE_SCHEDULE = "DELETE FROM fireforget_schedule WHERE name = :name"
+DELETE_SCHEDULE_EVENTS = "DELETE FROM fireforget_schedule_event WHERE schedule = :name"
+
+ADD_SCHEDULE_EVENT = """
+INSERT INTO fireforget_schedule_event (schedule, n, tick, at, outcome, job, detail)
+VALUES (
+    :name, coalesce((SELECT max(n) FROM fireforget_schedule_event WHERE schedule = :name), 0) + 1, :tick, :now, :outcome, :job,
+    :detail
+)
+"""
+
+# By number, so that the end of the history is found without counting it.
+TRIM_SCHEDULE_EVENTS = """
+DELETE FROM fireforget_schedule_event
+WHERE schedule = :name
+  AND n <= (SELECT max(n) FROM fireforget_schedule_event WHERE schedule = :name) - :most
+"""
+
+SCHEDULE_EVENTS = """
+SELECT tick, at, outcome, job, detail
+FROM fireforget_schedule_event
+WHERE schedule = :name
+ORDER BY n DESC
+LIMIT :most
+"""
+
+# A tick whose payload is built in a child: the job that builds it notes as its result which job it has enqueued, in the same
+# transaction. A run that comes again finds the note.
+NOTE_ENQUEUED = "UPDATE fireforget_job SET result = :result WHERE n = :n"
+NOTE_BUILT = """
+UPDATE fireforget_schedule_event
+SET job = :job, outcome = :outcome, detail = :detail
+WHERE schedule = :name AND job = :builder
+"""
 
 # --- workers: settling, one row each, fenced by owner and claim -----------------------------------------------------------
 # No row means that the job is no longer ours: the result comes too late and is discarded.

@@ -68,6 +68,15 @@ class RegistrationError(FireforgetError, ValueError):
     """A handler cannot be registered: a blank type, a type that has a handler already, a function that cannot be called."""
 
 
+class InvalidSchedule(RegistrationError):
+    """A schedule cannot be used: its expression or its time zone. `expression` is what was given, `problem` says why."""
+
+    def __init__(self, expression: object, problem: str) -> None:
+        super().__init__(f"schedule {expression!r}: {problem}")
+        self.expression = expression
+        self.problem = problem
+
+
 # --- an id or key that is taken, or a job that is not there -------------------------------------------------------------
 
 
@@ -121,6 +130,24 @@ class UnknownQueue(FireforgetError, LookupError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"there is no queue {name!r}: no job is stored in it, and no worker serves it")
+        self.name = name
+
+
+class UnknownSchedule(FireforgetError, LookupError):
+    """No schedule has this name: no worker whose registry has it has ever run on this database. `name` is what was given."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no schedule {name!r}: a worker whose registry has it makes it known when it starts")
+        self.name = name
+
+
+class ScheduleInUse(FireforgetError):
+    """A running worker has the schedule in its registry, so it was not deleted. `name` is what was given."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"schedule {name!r} is in the registry of a running worker: pause it, or remove it from the registry and restart"
+        )
         self.name = name
 
 

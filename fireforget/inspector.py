@@ -1,4 +1,5 @@
-"""Look into a queue and steer it: counts, jobs, attempts, workers; run, archive, delete, cancel, update; pause and resume.
+"""Look into a queue and steer it: counts, jobs, attempts, workers, schedules; run, archive, delete, cancel, update; pause and
+resume.
 
 Reads are short, each one, so that no reader keeps the WAL from shrinking. Every change of one job is one write transaction that
 looks at the job's state first, so it is safe beside workers: a job that a worker claims at the same moment is either changed
@@ -15,11 +16,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final
 
-from fireforget import _db, _sql
+from fireforget import _db, _schedules, _sql, cron
 from fireforget import payload as json_payload
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import Seconds, to_datetime, to_seconds
@@ -29,8 +30,10 @@ from fireforget.errors import (
     InvalidPayload,
     JobActive,
     QueueNotEmpty,
+    ScheduleInUse,
     UnknownJob,
     UnknownQueue,
+    UnknownSchedule,
     WrongState,
 )
 from fireforget.queue_sqlite import SqliteQueue, _duplicate, _parse_generated, find_job, info_of, public_id, unique_key_of
@@ -126,6 +129,47 @@ class GroupInfo:
     """Whether the group is complete, and its aggregator is to run, runs, or has failed; later jobs are a group of their own."""
     completes_at: datetime | None
     """When an open group is complete if nothing more comes; None where no aggregator is known."""
+
+
+@dataclass(frozen=True)
+class ScheduleInfo:
+    """One schedule as it stands in the database."""
+
+    name: str
+    type: str
+    """Of the tasks that it enqueues."""
+    queue: str
+    expression: str
+    timezone: str
+    missed: str
+    """What becomes of missed ticks: run_once, skip or catch_up."""
+    next_at: datetime | None
+    """When it ticks next, as far as a worker runs then that has it; None while it is paused."""
+    last_at: datetime | None
+    """The last tick that was enqueued."""
+    paused: bool
+    paused_at: datetime | None
+    workers: int
+    """How many running workers have it in their registry."""
+
+    def upcoming(self, count: int, start: datetime | None = None) -> list[datetime]:
+        """Return the next ticks after `start` (an aware datetime; None: now), in the schedule's zone, whether paused or not."""
+        return cron.parse(self.expression, self.timezone).upcoming(start or datetime.now(UTC), count)
+
+
+@dataclass(frozen=True)
+class ScheduleEvent:
+    """What became of a tick."""
+
+    tick: datetime
+    at: datetime
+    """When it was enqueued."""
+    outcome: str
+    """enqueued; refused, since another job held its unique key; or missed, where nothing was enqueued for one tick or several."""
+    job_id: str | None
+    """The job, which need not be stored any more; while a payload is being built, the job that does so."""
+    detail: str | None
+    """Why it was refused, or what was missed."""
 
 
 class _Unchanged(Enum):
@@ -292,6 +336,68 @@ class Inspector:
                 name, left, f" that came or were claimed meanwhile; {deleted} were deleted: pause it and try again"
             )
         return deleted
+
+    # --- schedules ----------------------------------------------------------------------------------------------------
+
+    def schedules(self) -> list[ScheduleInfo]:
+        """Return the schedules that workers have brought along, by name; also those that no running worker has any more."""
+        with self._reading() as connection:
+            rows = _schedules.read_all(connection)
+            having = _schedules.of_workers(connection)
+        return [_schedule_info(row, sum(name in digests for digests in having)) for name, row in rows.items()]
+
+    def schedule(self, name: str) -> ScheduleInfo:
+        """Return one schedule; raises `UnknownSchedule`."""
+        with self._reading() as connection:
+            row = self._schedule(connection, name)
+            return _schedule_info(row, sum(name in digests for digests in _schedules.of_workers(connection)))
+
+    def schedule_history(self, name: str, limit: int = 100) -> list[ScheduleEvent]:
+        """Return what became of the last ticks of a schedule, the newest first; 1,000 are kept. Raises `UnknownSchedule`, and
+        `InvalidOption` for a `limit` that is no number above 0.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise InvalidOption("limit", limit, "give a number of events above 0")
+        with self._reading() as connection:
+            self._schedule(connection, name)
+            rows = _schedules.events(connection, name, limit)
+        return [ScheduleEvent(_instant(row.tick), _instant(row.at), row.outcome, row.job, row.detail) for row in rows]
+
+    def pause_schedule(self, name: str) -> bool:
+        """Have nothing enqueued at a schedule's ticks, also after restarts; return whether it was not paused.
+
+        Raises `UnknownSchedule`.
+        """
+        with self._changing() as connection:
+            self._schedule(connection, name)
+            return _schedules.pause(connection, name, self._queue._clock())
+
+    def resume_schedule(self, name: str) -> bool:
+        """Have a schedule tick again, from its next tick on; return whether it was paused.
+
+        What would have been enqueued in the meantime was not missed, and is not made up for. Raises `UnknownSchedule`.
+        """
+        with self._changing() as connection:
+            row = self._schedule(connection, name)
+            next_at = cron.parse(row.expression, row.timezone).next_after(self._queue._clock())
+            return _schedules.resume(connection, name, next_at)
+
+    def delete_schedule(self, name: str) -> None:
+        """Forget a schedule that no registry has any more, with its history; the jobs that it enqueued stay.
+
+        Raises `UnknownSchedule`, and `ScheduleInUse` when a running worker has it.
+        """
+        with self._changing() as connection:
+            self._schedule(connection, name)
+            if any(name in digests for digests in _schedules.of_workers(connection)):
+                raise ScheduleInUse(name)
+            _schedules.delete(connection, name)
+
+    def _schedule(self, connection: "_Connection", name: str) -> _schedules.ScheduleRow:
+        row = _schedules.read_one(connection, name)
+        if row is None:
+            raise UnknownSchedule(name)
+        return row
 
     # --- looking at jobs ----------------------------------------------------------------------------------------------
 
@@ -793,6 +899,15 @@ def _lenient(connection: _Connection) -> Iterator[_Connection]:
 
 def _decode(text: bytes) -> str:
     return text.decode("utf-8", "replace")
+
+
+def _schedule_info(row: _schedules.ScheduleRow, workers: int) -> ScheduleInfo:
+    paused = row.paused_at is not None
+    next_at = None if paused or row.next_at == float("inf") else _instant(row.next_at)
+    return ScheduleInfo(
+        row.name, row.type, row.queue, row.expression, row.timezone, row.missed, next_at, to_datetime(row.last_at), paused,
+        to_datetime(row.paused_at), workers,
+    )  # fmt: skip
 
 
 def _zeros() -> dict[State, int]:

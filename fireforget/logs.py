@@ -28,6 +28,7 @@ FIELDS = (
     "reason",
     "seconds",
     "dropped",
+    "schedule",
 )
 """The fields that records of fireforget may carry, in the order in which they are printed."""
 

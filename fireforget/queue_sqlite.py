@@ -29,7 +29,7 @@ from json import JSONDecodeError
 from operator import itemgetter
 from typing import Any, Literal
 
-from fireforget import _db, _sql
+from fireforget import _db, _schedules, _sql
 from fireforget import payload as json_payload
 from fireforget._schema import STATE_OF_NUMBER, migrate
 from fireforget._shield import shield
@@ -363,6 +363,24 @@ class SqliteQueue(Intake):
             time.sleep(left)
             pause = min(pause * 1.5, 0.05)
 
+    # --- schedules ----------------------------------------------------------------------------------------------------
+
+    def _enqueue_built(self, builder: str, schedule: str, task: Task) -> None:
+        """Store the task of a tick for the job that has built its payload; once, however often that job runs."""
+        row = self._row(task, {}, self._clock())
+        with _db.translated(self.path), _db.begun(self._database, DEFAULT_WAIT) as connection:
+            try:
+                found = find_job(connection, builder, self._tag)
+                if found is not None and info_of(found, self._tag).result is None:
+                    event = enqueue_tick(connection, row, self._tag, row["enqueued_at"])
+                    result = json_payload.encode(event.job or event.outcome)
+                    connection.execute(_sql.NOTE_ENQUEUED, {"n": found[0], "result": result})
+                    _schedules.note_built(connection, schedule, builder, event)
+                connection.execute("COMMIT")
+            except BaseException:
+                _db.rollback(connection)
+                raise
+
     # --- the object itself --------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -646,6 +664,15 @@ def insert_one(connection: sqlite3.Connection, row: Row) -> int:
         if "fireforget_job.unique_key" in str(error):
             raise _duplicate(connection, row["unique_key"]) from None
         raise
+
+
+def enqueue_tick(connection: sqlite3.Connection, row: Row, tag: str, tick: float) -> _schedules.EventRow:
+    """Insert the job of a tick inside the open transaction, and return what is to be noted: a unique key may be taken."""
+    try:
+        job = public_id(tag, insert_one(connection, row), row["nonce"])
+    except (TaskIDConflict, DuplicateTask) as error:
+        return _schedules.EventRow(tick, row["enqueued_at"], "refused", None, str(error))
+    return _schedules.EventRow(tick, row["enqueued_at"], "enqueued", job, None)
 
 
 def _duplicate(connection: sqlite3.Connection, unique_key: str) -> DuplicateTask:

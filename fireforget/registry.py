@@ -12,9 +12,12 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from fireforget import payload as json_payload
 from fireforget.clock import Seconds, to_seconds
+from fireforget.cron import Schedule
+from fireforget.cron import parse as parse_cron
 from fireforget.errors import InvalidOption, InvalidTask, RegistrationError
 from fireforget.job import current_job
 from fireforget.middleware import DEFAULT_CHAIN, Middleware
+from fireforget.periodic import Periodic, periodic_for
 from fireforget.retry import RetryDelay
 from fireforget.task import HANDLER_OPTIONS, Task, TaskInfo, check_options, check_type
 
@@ -176,6 +179,7 @@ class Registry:
         self._aggregators: dict[str, tuple[Aggregate, GroupRule]] = {}
         self._subscribers: dict[str, list[Definition[Any, Any]]] = {}
         _registries[next(_count)] = self
+        self._schedules: dict[str, Periodic] = {}
 
     def task(
         self, type: str, *, retry_delay: RetryDelay | None = None, **options: Any
@@ -199,7 +203,8 @@ class Registry:
 
         def register(function: Callable[P, R]) -> Definition[P, R]:
             if isinstance(function, Definition) or not callable(function):
-                raise RegistrationError(f"{function!r} cannot handle {type!r}: decorate a function")
+                above = ", and write @registry.periodic above @registry.task" if isinstance(function, Definition) else ""
+                raise RegistrationError(f"{function!r} cannot handle {type!r}: decorate a function{above}")
             if type in self._definitions:
                 raise RegistrationError(f"{type!r} has a handler already, {self._definitions[type]!r}: one handler a type")
             definition = Definition(type, function, checked, retry_delay)
@@ -274,6 +279,69 @@ class Registry:
             return function
 
         return register
+
+    def periodic(
+        self,
+        cron: str,
+        *,
+        timezone: object = None,
+        missed: str = "run_once",
+        payload: Any = None,
+        name: str | None = None,
+        type: str | None = None,
+        **options: Any,
+    ) -> Callable[[Callable[P, R]], Definition[P, R]]:
+        """Have the decorated handler's task enqueued at each tick of a schedule, once however many workers run.
+
+        Stands above `@registry.task(...)`, as often as there are schedules. Above a plain function it registers that as a
+        handler too, whose type is `type` or else the function's name.
+
+        `cron` is an expression of five fields, a word such as "@daily", or an interval such as "@every 30s"; `timezone` the
+        zone in which it is read, a name such as "Europe/Berlin" (None: UTC). `missed` says what becomes of ticks that could
+        not be enqueued within 60 seconds, since no worker ran: "run_once" enqueues one task for all of them, "skip" none,
+        "catch_up" one for each, up to the last 1,000. `payload` is that of each task, or a function that returns it; the
+        function is called in a child, at each tick, with the tick (an aware datetime in the schedule's zone) if it takes one
+        argument. `name` is what the schedule is known by, and must not change (None: the handler's type; for further ones with
+        the expression behind it). `options` are those of a handler, and override them.
+
+        Raises `InvalidSchedule` for the expression or its zone, `RegistrationError` for a taken name and a payload that does not
+        fit the handler, `InvalidPayload`, `UnknownOption` and `InvalidOption`.
+        """
+        schedule = parse_cron(cron, timezone)
+        overriding = check_options(options, HANDLER_OPTIONS)
+
+        def register(function: Callable[P, R]) -> Definition[P, R]:
+            definition = self._definition_for(function, type, options)
+            own = self._schedule_name(definition.pattern, schedule) if name is None else name
+            periodic = periodic_for(definition, schedule, own, missed, payload, overriding)
+            if own in self._schedules:
+                taken = self._schedules[own].schedule.expression
+                raise RegistrationError(f"there is a schedule {own!r} already, {taken!r}: give this one another name=")
+            self._schedules[own] = periodic
+            return definition
+
+        return register
+
+    def _definition_for(self, function: Callable[P, R], type: str | None, options: dict[str, Any]) -> Definition[P, R]:
+        """Return the handler that a schedule is for; a plain function becomes one."""
+        if not isinstance(function, Definition):
+            return self.task(getattr(function, "__name__", "") if type is None else type, **options)(function)
+        if type is not None:
+            raise RegistrationError(f"{function!r} has a type already: leave out type={type!r}")
+        if self._definitions.get(function.pattern) is not function:
+            raise RegistrationError(f"{function!r} is in another registry: use that one's periodic")
+        return function
+
+    def _schedule_name(self, pattern: str, schedule: Schedule) -> str:
+        if pattern not in self._schedules:
+            return pattern
+        zone = "" if schedule.timezone == "UTC" else f" {schedule.timezone}"
+        return f"{pattern} {schedule.expression}{zone}"
+
+    @property
+    def schedules(self) -> dict[str, Periodic]:
+        """The schedules by name, in the order of their registration."""
+        return dict(self._schedules)
 
     @property
     def has_aggregators(self) -> bool:

@@ -1,4 +1,4 @@
-"""For the tests of applications: an enqueuer that records, a function that runs jobs here and now, and a clock to turn.
+"""For the tests of applications: an enqueuer that records, functions that enqueue ticks and run jobs now, and a clock to turn.
 
 ::
 
@@ -35,6 +35,7 @@ from fireforget._pool.groups import AGGREGATE, Groups
 from fireforget._pool.groups import definition as definition_of_groups
 from fireforget._pool.plan import Lanes
 from fireforget._pool.recovery import Recovery
+from fireforget._pool.schedules import Schedules
 from fireforget._pool.verdicts import Row, Verdicts
 from fireforget.clock import Clock, Seconds, to_datetime, to_seconds, to_unix
 from fireforget.errors import FireforgetError, InvalidOption, InvalidPayload, QueueClosed, UnknownJob
@@ -56,7 +57,7 @@ from fireforget.queue_sqlite import Row as NewRow
 from fireforget.registry import Definition, Registry
 from fireforget.task import Progress, State, Task, TaskInfo, check_call_options, check_task
 
-__all__ = ["FinishedRun", "ManualClock", "Outcome", "RecordingEnqueuer", "drain"]
+__all__ = ["FinishedRun", "ManualClock", "Outcome", "RecordingEnqueuer", "drain", "tick"]
 
 Outcome = Literal["completed", "retry", "archived", "postponed", "revoked", "cancelled"]
 """What became of a run: it succeeded; it failed and is tried again; it failed for good, or its deadline had passed; it raised
@@ -310,6 +311,37 @@ def _is_exception_class(error: object) -> bool:
     return isinstance(error, type) and issubclass(error, BaseException)
 
 
+# --- schedules ------------------------------------------------------------------------------------------------------------
+
+
+def tick(queue: SqliteQueue | RecordingEnqueuer, registry: Registry) -> list[TaskInfo]:
+    """Enqueue what a worker would by now for the schedules of `registry`, and return the jobs in order.
+
+    The first call makes the schedules known: they begin with their next tick by the clock of `queue`. Turn a `ManualClock` and
+    call it again. Payload functions are called here and now; what they raise is raised, with nothing enqueued. Ticks that
+    are more than 60 seconds old by the clock are missed ones, as for a worker.
+
+    Raises `TypeError` for what is no queue or no registry.
+    """
+    _check_drained(queue, registry, "tick")
+    claims = Claims(queue._database, lambda _: False, (), queue._clock)
+    schedules = Schedules(registry, claims, queue, inline=True)
+    with closing(claims), claims.transaction():
+        schedules.next_at = -math.inf
+        schedules.enqueue_due(queue._clock())
+        enqueued = [(task, info_of(_found(claims, job_id, queue._tag), queue._tag)) for task, job_id in schedules.enqueued]
+    if isinstance(queue, RecordingEnqueuer):
+        with queue._lock:
+            queue._recorded += enqueued
+    return [info for _, info in enqueued]
+
+
+def _found(claims: Claims, job_id: str, tag: str) -> tuple[Any, ...]:
+    row = find_job(claims.connection, job_id, tag)
+    assert row is not None
+    return row
+
+
 # --- running jobs here and now --------------------------------------------------------------------------------------------
 
 
@@ -359,7 +391,7 @@ def drain(
     `await asyncio.to_thread(drain, queue, registry)`. Drains may run at the same time as each other, and beside workers: no job
     runs twice.
     """
-    _check_drained(queue, registry)
+    _check_drained(queue, registry, "drain")
     _check_count("max_jobs", max_jobs)
     weights = None if queues is None else Settings.checked(queues=queues).queues
     if _in_event_loop() and any(definition.is_async for definition in registry.definitions.values()):
@@ -381,16 +413,16 @@ def drain(
     return runs
 
 
-def _check_drained(queue: object, registry: object) -> None:
+def _check_drained(queue: object, registry: object, called: str) -> None:
     if not isinstance(queue, SqliteQueue | RecordingEnqueuer):
         hint = ""
         if isinstance(queue, Registry):
-            hint = ": the queue comes first, drain(queue, registry)"
+            hint = f": the queue comes first, {called}(queue, registry)"
         elif isinstance(queue, str | os.PathLike):
             hint = f": open it, SqliteQueue({os.fspath(queue)!r})"
-        raise TypeError(f"drain needs a SqliteQueue or a RecordingEnqueuer, not {queue!r}{hint}")
+        raise TypeError(f"{called} needs a SqliteQueue or a RecordingEnqueuer, not {queue!r}{hint}")
     if not isinstance(registry, Registry):
-        raise TypeError(f"drain needs a Registry, not {registry!r}: drain(queue, registry)")
+        raise TypeError(f"{called} needs a Registry, not {registry!r}: {called}(queue, registry)")
 
 
 def _check_count(name: str, value: object) -> None:

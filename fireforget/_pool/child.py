@@ -30,7 +30,7 @@ from typing import Any, Protocol
 
 from fireforget import logs, middleware
 from fireforget import payload as json_payload
-from fireforget._pool import enforcer, groups
+from fireforget._pool import enforcer, groups, schedules
 from fireforget._pool.board import Board, Cell, Reason, Slot
 from fireforget._pool.channel import Channel
 from fireforget._pool.config import Settings
@@ -208,9 +208,12 @@ class Child:
         try:
             return self._definitions[type]
         except KeyError:
-            self._definitions[type] = (
-                groups.definition(self.registry, self.store) if type == groups.AGGREGATE else self.registry.match(type)
-            )
+            if type == groups.AGGREGATE:
+                self._definitions[type] = groups.definition(self.registry, self.store)
+            elif type.startswith(schedules.TICK):
+                self._definitions[type] = schedules.definition(self.registry, self._path)
+            else:
+                self._definitions[type] = self.registry.match(type)
             return self._definitions[type]
 
     def send(self, message: Any) -> None:

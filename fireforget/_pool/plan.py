@@ -61,7 +61,7 @@ class Lanes:
     def __init__(self, weights: Mapping[str, int], strict: bool) -> None:
         self._strict = strict
         self._weights = dict(weights)
-        common = lcm(*weights.values())  # so that strides are whole numbers, and shares exact
+        common = 2 * lcm(*weights.values())  # so that strides and their halves are whole numbers, and shares exact
         self._stride = {queue: common // weight for queue, weight in weights.items()}
         self._turn: dict[str, int] = {}
         self._now = 0
@@ -87,7 +87,7 @@ class Lanes:
     def _turn_of(self, queue: str) -> int:
         """Return a queue's next turn; one that took no part for a while has no turns in the past."""
         turn = self._turn.get(queue)
-        return self._now + self._stride[queue] if turn is None else max(turn, self._now)
+        return self._now + self._stride[queue] // 2 if turn is None else max(turn, self._now)
 
     def found_empty(self, queue: str) -> None:
         """Forget a queue's turn: it turned out to have fewer jobs than were picked."""

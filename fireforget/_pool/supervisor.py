@@ -36,6 +36,7 @@ from fireforget._pool.helper import ForkHelper
 from fireforget._pool.notice import LOOKS, POLL_SECONDS, Notice
 from fireforget._pool.plan import Lanes
 from fireforget._pool.recovery import CHECK_SECONDS, Recovery
+from fireforget._pool.schedules import Schedules
 from fireforget._pool.verdicts import Row, Verdicts
 from fireforget.clock import Seconds, to_seconds
 from fireforget.errors import HelperDied, SchemaTooNew, StoreCorrupt, StoreError, StoreReplaced, WorkerError
@@ -121,7 +122,8 @@ class Supervisor:
         queue, settings = self._queue, self._settings
         self.name = f"{socket.gethostname()}:{os.getpid()}:{self._board.path[-8:]}"
         self._claims = Claims(queue._database, self._handles, list(settings.queues), queue._clock)
-        self._claims.register(self.name, self._board.path, dict(settings.queues), settings.concurrency, settings.threads)
+        digests = {name: schedule.digest for name, schedule in self._registry.schedules.items()}
+        self._claims.register(self.name, self._board.path, dict(settings.queues), settings.concurrency, settings.threads, digests)
         self._recovery = Recovery(self._claims)
         with self._claims.reading():
             self._recovery.look()
@@ -143,6 +145,7 @@ class Supervisor:
         self._verdicts = Verdicts(self._registry, self._samples, worker, queue._tag, self._clock, self._crew.ask_any)
         self._crew.verdicts = self._verdicts
         self._groups = Groups(self._registry, self._claims, queue, frozenset(settings.queues))
+        self._schedules = Schedules(self._registry, self._claims, queue)
         self._bookkeeper: Bookkeeper | None = None
         if settings.metrics_file is not None:
             self._bookkeeper = Bookkeeper(settings, queue._database, self._samples, self._crew.count, self._clock)
@@ -219,7 +222,7 @@ class Supervisor:
             moments.append(self._looks[0])
         if not self._notice.works:
             moments.append(now + POLL_SECONDS)
-        due = min(self._next_due, self._groups.next_at) if self._claims_now() else _NEVER
+        due = min(self._next_due, self._groups.next_at, self._schedules.next_at) if self._claims_now() else _NEVER
         wall_moment = min(due, self._next_expiry)
         if wall_moment < _NEVER:
             moments.append(now + max(0.0, wall_moment - self._clock()))
@@ -287,7 +290,7 @@ class Supervisor:
         now = self._clock()
         due = self._claims_now() and min(self._next_due, self._verdicts.next_due) <= now
         expired = min(self._next_expiry, self._verdicts.next_expiry) <= now
-        complete = self._claims_now() and self._groups.next_at <= now
+        complete = self._claims_now() and min(self._groups.next_at, self._schedules.next_at) <= now
         if not (settlement or due or expired or complete or (rooms and lanes)):
             self._look_now = False
             self._end_burst()
@@ -303,6 +306,7 @@ class Supervisor:
                 claims.remove_expired()
             if complete:
                 self._groups.close_complete(now)
+                self._schedules.enqueue_due(now)
             if wanted and (due or settlement or complete):  # what was seen before may be more by now
                 lanes = self._current_lanes(anew=bool(due or complete))
             rows = self._claim(lanes, wanted)
@@ -338,6 +342,7 @@ class Supervisor:
             self._next_expiry = self._claims.next_expiry()
             self._recovery.look()
             self._groups.look()
+            self._schedules.look(self._clock())
             if self._crew.has_jobs:
                 self._crew.cancel(self._claims.cancel_requests())
             lanes = self._claims.lanes()
@@ -395,7 +400,7 @@ class Supervisor:
     def _handles(self, type: str) -> bool:
         known = self._known_types.get(type)
         if known is None:
-            own = type == AGGREGATE and self._registry.has_aggregators
+            own = (type == AGGREGATE and self._registry.has_aggregators) or self._schedules.builds(type)
             known = self._known_types[type] = own or self._registry.match(type) is not None
         return known
 

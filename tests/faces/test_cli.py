@@ -13,7 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from fireforget import Inspector, Progress, Task, _cli_output, _cli_parser, _cli_queues, cli, worker
+from fireforget import (
+    Inspector,
+    Progress,
+    Registry,
+    SqliteQueue,
+    Task,
+    _cli_output,
+    _cli_parser,
+    _cli_queues,
+    cli,
+    testing,
+    worker,
+)
 from fireforget._claims import Claims, Settlement
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -642,6 +654,59 @@ def test_durations_are_read_as_people_write_them(text, seconds):
 def test_progress_of_nothing_is_shown_as_nothing():
     """JSON has what there is."""
     assert _cli_output._plain(Progress(0.5)) == {"fraction": 0.5, "note": None}
+
+
+# --- schedules ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scheduled(queue):
+    """Two schedules, one of which has ticked."""
+    registry = Registry()
+    registry.periodic("0 9 * * *", timezone="Europe/Berlin", name="mornings")(registry.task("mail:digest")(lambda: None))
+    registry.periodic("@every 1s", name="often", missed="catch_up")(registry.match("mail:digest"))
+    clock = testing.ManualClock(datetime.now(UTC) - timedelta(seconds=90))
+    turned = SqliteQueue(queue.path, clock=clock)
+    testing.tick(turned, registry)
+    clock.advance(3)
+    testing.tick(turned, registry)
+    turned.close()
+
+
+def test_schedules_are_listed_with_their_times(ok, queue, scheduled):
+    """What ticks, when next and when last, and that no worker keeps it now."""
+    lines = ok("cron", "list").splitlines()
+    assert lines[0].split() == ["name", "schedule", "zone", "next", "last", "type"]
+    assert re.fullmatch(r"mornings +0 9 \* \* \* +Europe/Berlin +no worker +mail:digest", lines[1])
+    assert re.fullmatch(r"often +@every 1s +UTC +no worker +1m ago +mail:digest", lines[2])
+    times = ok("cron", "list", "--times", 2).splitlines()
+    assert [line.split()[0] for line in times] == ["name", "mornings", "mornings", "often", "often"]
+    assert " 09:00:00 +0" in times[1]
+    assert len(json.loads(ok("cron", "list", "--json", "--times", 4))[0]["next_times"]) == 4
+
+
+def test_a_history_is_printed_newest_first(ok, refused, queue, scheduled):
+    """With how late each was, and which job it became."""
+    lines = ok("cron", "history", "often").splitlines()
+    assert len(lines) == 4 and lines[1] > lines[2]
+    assert {line.split()[-2] for line in lines[1:]} == {"enqueued"}
+    assert len(ok("cron", "history", "often", "--limit", 1).splitlines()) == 2
+    assert ok("cron", "history", "mornings") == "nothing has been enqueued yet\n"
+    assert "did you mean 'often'?" in refused(1, "cron", "history", "oftn")
+
+
+def test_schedules_are_paused_resumed_and_deleted(ok, refused, queue, scheduled):
+    """What was so already is said; deleting asks."""
+    assert ok("cron", "pause", "often", "mornings") == "often: paused\nmornings: paused\n"
+    assert ok("cron", "pause", "often") == "often: was paused already\n"
+    assert "paused" in ok("cron", "list").splitlines()[1]
+    assert json.loads(ok("cron", "resume", "often", "--json")) == [{"schedule": "often", "changed": True}]
+    assert ok("cron", "resume", "often") == "often: was not paused\n"
+    assert "Give --yes" in refused(1, "cron", "delete", "often")
+    assert ok("cron", "delete", "often", "--yes") == "often: deleted\n"
+    assert json.loads(ok("cron", "delete", "mornings", "--yes", "--json")) == [{"schedule": "mornings", "changed": True}]
+    assert ok("cron", "list") == "no schedules are known\n"
+    assert "a worker whose registry has it" in refused(1, "cron", "pause", "often")
 
 
 # --- the reference ----------------------------------------------------------------------------------------------------------

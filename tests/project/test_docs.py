@@ -643,7 +643,7 @@ def test_the_reference_has_the_fields_of_the_inspectors_records() -> None:
     """Both ways."""
     for row in table(API, "record"):
         kind = getattr(inspector, code(row[0]))
-        fields = {field.name for field in dataclasses.fields(kind)} | (public_members(kind) & {"size"})
+        fields = {field.name for field in dataclasses.fields(kind)} | (public_members(kind) & {"size", "upcoming"})
         assert set(re.findall(r"`(\w+)`", row[1])) == fields, row
 
 
@@ -720,6 +720,19 @@ def test_the_reference_of_the_commands_has_the_shape_of_their_json(tmp_path: Pat
             assert answer("queue", "list") == stats["queues"]
             assert answer("queue", "show", "default").keys() == members["queue"] | {"workers"}
     assert stats["queues"][0]["states"].keys() == {state.value for state in State}
+    registry.periodic("@daily", missed="catch_up")(fails)
+    clock = testing.ManualClock()
+    with SqliteQueue(path, clock=clock) as queue:
+        testing.tick(queue, registry)
+        clock.advance(86400)
+        testing.tick(queue, registry)
+    (schedule,) = answer("cron", "list")
+    assert schedule.keys() == members["schedule"] and len(schedule["next_times"]) == 3
+    (event,) = answer("cron", "history", "fails")
+    assert event.keys() == members["event"]
+    assert answer("cron", "pause", "fails") == [{"schedule": "fails", "changed": True}]
+    assert answer("cron", "delete", "fails", "--yes") == [{"schedule": "fails", "changed": True}]
+    assert answer("task", "delete", event["job_id"])
     assert answer("enqueue", "any", "--task-id", "mine").keys() == members["job"]
     assert answer("enqueue", "any", "--group", "mail", "--queue", "grouped")["state"] == "aggregating"
     assert [group.keys() for group in answer("group", "list")] == [members["group"]]

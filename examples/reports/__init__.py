@@ -1,0 +1,1 @@
+"""Sales that are reported every night: what a schedule looks like in an application."""

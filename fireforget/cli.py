@@ -3,8 +3,8 @@
 Exit codes: 0 done, 1 said no (no such job or queue, a state that does not allow it, an answer that was no), 2 misused or could
 not start; the latter two with one line on standard error.
 
-The commands stand in `_cli_queues` and `_cli_tasks`, what they share in `_cli_common`, how they read in `_cli_parser`, how they
-print in `_cli_output`.
+The commands stand in `_cli_queues`, `_cli_tasks` and `_cli_file`, what they share in `_cli_common`, how they read in
+`_cli_parser`, how they print in `_cli_output`.
 """
 
 import argparse
@@ -14,15 +14,25 @@ from collections.abc import Callable, Sequence
 
 from fireforget import __version__
 from fireforget._cli_common import Misused, Refused, add_command, common_flags
+from fireforget._cli_file import add_backup, add_doctor
 from fireforget._cli_output import print_table, printable
 from fireforget._cli_parser import DEFAULT_DB, Parser, prog
 from fireforget._cli_queues import add_group_list, add_queue, add_stats, add_worker_list
 from fireforget._cli_tasks import add_enqueue, add_task
-from fireforget.errors import DuplicateTask, FireforgetError, QueueNotEmpty, TaskIDConflict, UnknownJob, UnknownQueue, WrongState
+from fireforget.errors import (
+    BackupExists,
+    DuplicateTask,
+    FireforgetError,
+    QueueNotEmpty,
+    TaskIDConflict,
+    UnknownJob,
+    UnknownQueue,
+    WrongState,
+)
 
 __all__ = ["DEFAULT_DB", "main", "parser", "print_table"]
 
-_SAID_NO = (Refused, UnknownJob, UnknownQueue, WrongState, QueueNotEmpty, DuplicateTask, TaskIDConflict)
+_SAID_NO = (Refused, UnknownJob, UnknownQueue, WrongState, QueueNotEmpty, DuplicateTask, TaskIDConflict, BackupExists)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,6 +106,8 @@ def parser() -> argparse.ArgumentParser:
     add_queue(commands)
     add_group_list(commands)
     add_task(commands)
+    add_doctor(commands)
+    add_backup(commands)
     return made
 
 

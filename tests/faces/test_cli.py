@@ -431,7 +431,7 @@ def test_a_job_is_shown_with_all_that_is_known_of_it(ok, queue, archived, sql):
         assert line in out
     assert 'payload\n  {\n    "to": "a@example.com"\n  }' in out
     assert 'result\n  {\n    "sum": 3\n  }' in out
-    assert re.search(r"attempt 1, .* UTC, after 0.25 s\n  Traceback \(most recent call last\):\n    File \"app.py\"", out)
+    assert re.search(r"attempt 1, .* UTC \(.* ago\), after 0.25 s, worker host:1:abc\n  Traceback \(most recent call last\):\n    File \"app.py\"", out)
     assert out.count("ValueError: no") == 2
     members = json.loads(ok("task", "show", "broken", "--json"))
     assert members["progress"] == {"fraction": 0.5, "note": "half"}

@@ -260,6 +260,7 @@ def _public_id(tag: str, job: str) -> str:
     return f"coalesce({job}.task_id, printf('{tag}-%d-%08x', {job}.n, {job}.nonce))"
 
 
+# CAST: what is computed has no affinity, and would be smaller than any text, such as strftime('%s') makes of an instant.
 def _views(tag: str) -> str:
     states = "\n".join(f"        WHEN {number} THEN '{state}'" for state, number in STATE_NUMBER.items())
     return f"""
@@ -280,7 +281,7 @@ SELECT
     deadline,
     last_error,
     enqueued_at,
-    CASE WHEN state IN (1, 2, 4) THEN due END AS next_process_at,
+    CAST(CASE WHEN state IN (1, 2, 4) THEN due END AS REAL) AS next_process_at,
     started_at,
     completed_at,
     result,

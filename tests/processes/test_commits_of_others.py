@@ -75,9 +75,7 @@ def test_a_row_with_a_trigger_starts_a_job(site):
     """An outbox without a program: whoever writes the row need not know of the queue."""
     with closing(sqlite3.connect(site.db, isolation_level=None)) as connection:
         assert any(
-            heard_in_time(
-                site, f"row-{n}", lambda n=n: connection.execute("INSERT INTO orders (word) VALUES (?)", (f"row-{n}",))
-            )
+            heard_in_time(site, f"row-{n}", lambda n=n: connection.execute("INSERT INTO orders (word) VALUES (?)", (f"row-{n}",)))
             for n in range(3)
         )
 

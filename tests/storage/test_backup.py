@@ -39,7 +39,7 @@ def rows(path, statement):
 
 
 def test_the_copy_is_the_file_at_one_moment_however_much_is_written_meanwhile(queue, open_queue, at_each_step, target):
-    """A commit at every step neither gets in nor makes the copy begin anew; the ids stay, and an application's tables come along."""
+    """A commit at every step neither gets in nor has the copy begin anew; ids stay, an application's tables come along."""
     before = [info.id for info in queue.enqueue_many([Task("t", "x" * 3000)] * 30)]
     with closing(sqlite3.connect(queue.path)) as application, application:
         application.execute("CREATE TABLE orders (id INTEGER)")

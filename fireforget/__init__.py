@@ -23,6 +23,7 @@ _HOME = {
     "flush": "patterns",
     "idempotent": "idempotency",
     "submission_counts": "patterns",
+    "BackupExists": "errors",
     "ChildDied": "errors",
     "write_metrics": "metrics",
     "DuplicateTask": "errors",
@@ -64,6 +65,7 @@ __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
 if TYPE_CHECKING:
     from fireforget._pool.control import Worker as Worker
     from fireforget.enqueuer import Enqueuer as Enqueuer
+    from fireforget.errors import BackupExists as BackupExists
     from fireforget.errors import ChildDied as ChildDied
     from fireforget.errors import DuplicateTask as DuplicateTask
     from fireforget.errors import FireforgetError as FireforgetError

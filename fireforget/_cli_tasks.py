@@ -297,11 +297,12 @@ def _progress(info: TaskInfo) -> str:
 
 
 def _print_attempt(attempt: Attempt) -> None:
-    title = f"attempt {attempt.number}, {output.instant(attempt.started_at)}, after {output.duration(attempt.duration)}"
+    began = f"{output.instant(attempt.started_at)} ({output.from_now(attempt.started_at)})"
+    title = f"attempt {attempt.number}, {began}, after {output.duration(attempt.duration)}, worker {attempt.worker}"
     text = attempt.traceback or ""
     if attempt.error not in text:  # it is the traceback's last line already
         text = f"{text}\n{attempt.error}".strip()
-    output.print_block(title, f"{text}\n(worker {attempt.worker})")
+    output.print_block(title, text)
 
 
 # --- changing ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import sqlite3
+import struct
 import sys
 import threading
 import time
@@ -48,6 +49,10 @@ DEFAULT_PATIENCE = 5.0
 """Seconds that a statement waits for the write lock."""
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.0015  # seconds
+
+# Of https://sqlite.org/fileformat2.html#walformat: the size of a page and the salt; the salt of a frame.
+_WAL_HEADER = struct.Struct(">8x I 4x 8s 8x")
+_WAL_FRAME = struct.Struct("8x 8s 8x")
 
 _SYNCHRONOUS = {"normal": 1, "full": 2}
 
@@ -297,6 +302,21 @@ def check_place(path: str) -> None:
         )
 
 
+def library_version() -> str:
+    """Return the version of Python's SQLite."""
+    return sqlite3.sqlite_version
+
+
+def has_wal_reset_bug(version: str) -> bool:
+    """Return whether an SQLite can corrupt a file whose WAL is reset by a commit while another connection starts a checkpoint.
+
+    Fixed in 3.51.3, and on their branches in 3.50.7 and 3.44.6: https://sqlite.org/wal.html
+    """
+    numbers = tuple(map(int, version.split(".")))
+    fixed_on_its_branch = (3, 50, 7) <= numbers < (3, 51, 0) or (3, 44, 6) <= numbers < (3, 45, 0)
+    return numbers < (3, 51, 3) and not fixed_on_its_branch
+
+
 def file_system_of(folder: str) -> str | None:
     """Return the type of the file system that holds `folder`, such as "ext4"; None where the system does not tell."""
     try:
@@ -366,6 +386,23 @@ def connect(path: str, synchronous: int) -> sqlite3.Connection:
         return connection
 
 
+def look(path: str) -> sqlite3.Connection:
+    """Return a new connection that takes the file as it is, for a look at what is wrong with it; raises `StoreError`s.
+
+    It neither converts nor migrates anything. Like any program's, it recovers the WAL that a program has left behind.
+    """
+    with translated(path):
+        connection = sqlite3.connect(Path(path).as_uri() + "?mode=rw", timeout=DEFAULT_PATIENCE, isolation_level=None, uri=True)
+        try:
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.text_factory = decode_leniently
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the file is read here for the first time
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
 def _use_wal(connection: sqlite3.Connection, path: str) -> None:
     """Put the file into WAL mode. The mode is read first, since setting it needs a lock even where nothing changes."""
     if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
@@ -415,13 +452,36 @@ def wal_size(path: str) -> int:
         return 0
 
 
+def was_reset_by_others(path: str) -> bool:
+    """Return whether the WAL shows that somebody reset it without making it empty, which our own checkpoints do.
+
+    A WAL that begins anew has another salt in its header and its first frames; behind them, frames of the time before remain.
+    It is read past SQLite, which is safe for this file alone: there are no locks on it.
+    """
+    try:
+        with open(path + "-wal", "rb") as wal:
+            header = wal.read(_WAL_HEADER.size)
+            frames, frame = 0, 0
+            if len(header) == _WAL_HEADER.size:
+                page_size, salt = _WAL_HEADER.unpack(header)
+                frame = _WAL_FRAME.size + page_size
+                frames = (os.fstat(wal.fileno()).st_size - _WAL_HEADER.size) // frame
+            if not frames:
+                return False
+            wal.seek(_WAL_HEADER.size + (frames - 1) * frame)
+            last = wal.read(_WAL_FRAME.size)
+    except OSError:
+        return False
+    return len(last) == _WAL_FRAME.size and _WAL_FRAME.unpack(last)[0] not in (salt, bytes(8))
+
+
 def checkpoint(connection: sqlite3.Connection, path: str) -> bool:
     """Fold the WAL back into the database; return whether all of it was.
 
     One checkpointer at a time, by a lock file of its own, and in TRUNCATE mode, which holds SQLite's write lock from its start
     and resets the WAL itself. It gives up after `CHECKPOINT_PATIENCE_MS` when a reader is in the way; the next one carries on.
     """
-    with _checkpoint_lock(path) as locked:
+    with checkpoint_lock(path) as locked:
         if not locked:
             return False
         patience = connection.execute("PRAGMA busy_timeout").fetchone()[0]
@@ -459,7 +519,8 @@ class WalKeeper:
 
 
 @contextmanager
-def _checkpoint_lock(path: str) -> Iterator[bool]:
+def checkpoint_lock(path: str) -> Iterator[bool]:
+    """Keep every other program of ours from checkpoints for a block; gives False, and keeps nobody, when one is at it."""
     try:
         import fcntl
     except ImportError:  # Windows: producers there rely on SQLite's own exclusion

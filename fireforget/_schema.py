@@ -215,7 +215,7 @@ _REFUSED = {
     "group must be text that is not blank": (
         'NEW."group" IS NOT NULL AND (typeof(NEW."group") <> \'text\' OR trim(NEW."group") = \'\')'
     ),
-    "a member of a group has no process_at of its own": f'NEW."group" IS NOT NULL AND NEW.process_at > {_NOW}',
+    "a member of a group has no process_at of its own": f'NEW."group" IS NOT NULL AND CAST(NEW.process_at AS REAL) > {_NOW}',
     "give unique_key and unique_for together": "(NEW.unique_key IS NULL) <> (NEW.unique_for IS NULL)",
     "task_id is taken by a stored job": "EXISTS (SELECT 1 FROM fireforget_job WHERE task_id = NEW.task_id)",
 }
@@ -289,6 +289,7 @@ def _public_id(tag: str, job: str) -> str:
     return f"coalesce({job}.task_id, printf('{tag}-%d-%08x', {job}.n, {job}.nonce))"
 
 
+# CAST: what is computed has no affinity, and would be smaller than any text, such as strftime('%s') makes of an instant.
 def _views(tag: str) -> str:
     states = "\n".join(f"        WHEN {number} THEN '{state}'" for state, number in STATE_NUMBER.items())
     return f"""
@@ -309,7 +310,7 @@ SELECT
     deadline,
     last_error,
     enqueued_at,
-    CASE WHEN state IN (1, 2, 4) THEN due END AS next_process_at,
+    CAST(CASE WHEN state IN (1, 2, 4) THEN due END AS REAL) AS next_process_at,
     started_at,
     completed_at,
     result,
@@ -368,6 +369,13 @@ def read_version(connection: sqlite3.Connection) -> int:
         return 0
     row = connection.execute("SELECT value FROM fireforget_meta WHERE key = 'schema_version'").fetchone()
     return int(row[0]) if row else 0
+
+
+def expected_objects() -> dict[str, str]:
+    """Return the names of all that `VERSION` has in a file, and of which type each is."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        migrate(connection, ":memory:")
+        return dict(connection.execute("SELECT name, type FROM sqlite_master WHERE name LIKE 'fireforget%'"))
 
 
 def is_installed(path: str) -> bool:

@@ -758,6 +758,41 @@ def still_matching(columns: str, state: int | None, filters: Iterable[str]) -> s
     return f"SELECT {columns} FROM fireforget_job WHERE n = :n" + _where(state, filters)
 
 
+# --- the file itself ------------------------------------------------------------------------------------------------------
+
+# A copy has no workers: what they had in their hands is put back there, as a worker that stops does it.
+PUT_ALL_BACK = PUT_BACK.replace(_FENCE, f"WHERE state = {ACTIVE}")
+DELETE_WORKERS = "DELETE FROM fireforget_worker"
+NUMBER_OF_JOBS = "SELECT count(*) FROM fireforget_job"
+
+# For `doctor`: our objects, and what others have put on our tables.
+OBJECTS = """
+SELECT name, type
+FROM sqlite_master
+WHERE (name LIKE 'fireforget%' OR tbl_name LIKE 'fireforget%')
+  AND name NOT LIKE 'sqlite_%'
+"""
+
+# Lanes whose first job has been due since before `:since`, read in the claim index alone.
+WAITING_LANES = f"""
+SELECT queue, type, min(due), count(*)
+FROM fireforget_job INDEXED BY fireforget_claim
+WHERE state = {PENDING}
+GROUP BY queue, type
+HAVING min(due) < :since
+ORDER BY min(due)
+"""
+
+LOAD_OF_WORKERS = f"""
+SELECT worker, count(*)
+FROM fireforget_job INDEXED BY fireforget_active
+WHERE state = {ACTIVE}
+GROUP BY worker
+"""
+
+# The latest jobs are enough to see that a producer's clock is wrong.
+LATEST_ENQUEUED = "SELECT max(enqueued_at) FROM (SELECT enqueued_at FROM fireforget_job ORDER BY n DESC LIMIT 1000)"
+
 # For ids that were mistyped: the job with the same number, and task_ids that begin alike.
 IDS_OF_NUMBER = "SELECT n, nonce, task_id FROM fireforget_job WHERE n = :n"
 TASK_IDS_LIKE = """

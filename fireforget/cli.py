@@ -3,7 +3,7 @@
 Exit codes: 0 done, 1 said no (no such job or queue, a state that does not allow it, an answer that was no), 2 misused or could
 not start; the latter two with one line on standard error.
 
-The commands stand in `_cli_queues`, `_cli_tasks` and `_cli_cron`, what they share in `_cli_common`, how they read in
+The commands stand in `_cli_queues`, `_cli_tasks`, `_cli_cron` and `_cli_file`, what they share in `_cli_common`, how they read in
 `_cli_parser`, how they print in `_cli_output`.
 """
 
@@ -15,11 +15,13 @@ from collections.abc import Callable, Sequence
 from fireforget import __version__
 from fireforget._cli_common import Misused, Refused, add_command, common_flags
 from fireforget._cli_cron import add_cron
+from fireforget._cli_file import add_backup, add_doctor
 from fireforget._cli_output import print_table, printable
 from fireforget._cli_parser import DEFAULT_DB, Parser, prog
 from fireforget._cli_queues import add_group_list, add_queue, add_stats, add_worker_list
 from fireforget._cli_tasks import add_enqueue, add_task
 from fireforget.errors import (
+    BackupExists,
     DuplicateTask,
     FireforgetError,
     QueueNotEmpty,
@@ -34,7 +36,8 @@ from fireforget.errors import (
 __all__ = ["DEFAULT_DB", "main", "parser", "print_table"]
 
 _SAID_NO = (
-    Refused, UnknownJob, UnknownQueue, UnknownSchedule, WrongState, QueueNotEmpty, ScheduleInUse, DuplicateTask, TaskIDConflict
+    Refused, UnknownJob, UnknownQueue, UnknownSchedule, WrongState, QueueNotEmpty, ScheduleInUse, DuplicateTask, TaskIDConflict,
+    BackupExists,
 )  # fmt: skip
 
 
@@ -110,6 +113,8 @@ def parser() -> argparse.ArgumentParser:
     add_group_list(commands)
     add_task(commands)
     add_cron(commands)
+    add_doctor(commands)
+    add_backup(commands)
     return made
 
 

@@ -201,6 +201,10 @@ class StoreReplaced(StoreError):
     """The file at the path is no longer the one that was opened: it was deleted or replaced under a running program."""
 
 
+class BackupExists(StoreError, FileExistsError):
+    """A backup would overwrite a file, and was not told to. Nothing was written."""
+
+
 class QueueClosed(FireforgetError):
     """The queue object was closed by `close()`; open a new one."""
 

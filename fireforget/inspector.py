@@ -11,6 +11,7 @@ What may be done to a job in which state stands in `RUNNABLE`, `ARCHIVABLE`, `CA
 """
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,9 @@ from typing import Any, Final
 
 from fireforget import _db, _schedules, _sql, cron
 from fireforget import payload as json_payload
+from fireforget._backup import Backup as Backup  # noqa: PLC0414  (public here)
+from fireforget._doctor import Finding as Finding  # noqa: PLC0414  (public here)
+from fireforget._doctor import examine
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import Seconds, to_datetime, to_seconds
 from fireforget.errors import (
@@ -398,6 +402,21 @@ class Inspector:
         if row is None:
             raise UnknownSchedule(name)
         return row
+
+    # --- the file -----------------------------------------------------------------------------------------------------
+
+    def backup(self, path: str | os.PathLike[str], *, force: bool = False) -> Backup:
+        """Copy the whole database into one file while programs go on using it; this is `SqliteQueue.backup`."""
+        return self._queue.backup(path, force=force)
+
+    def doctor(self, *, full: bool = False) -> list[Finding]:
+        """Look for what is wrong with the file and what runs on it, and return what each check found, with what to do about it.
+
+        It checks the file system, permissions, disk space, the version of SQLite, journal mode, integrity (with `full` that of
+        indexes against their tables as well), schema, write lock, WAL, checkpoints, free pages, workers, stalled queues, archived
+        jobs and clocks. Nothing is changed. What is wrong is told, not raised.
+        """
+        return examine(self._queue.path, full=full, clock=self._queue._clock)
 
     # --- looking at jobs ----------------------------------------------------------------------------------------------
 

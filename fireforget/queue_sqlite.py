@@ -27,7 +27,7 @@ from hashlib import blake2b
 from itertools import chain
 from json import JSONDecodeError
 from operator import itemgetter
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fireforget import _db, _schedules, _sql
 from fireforget import payload as json_payload
@@ -57,6 +57,9 @@ from fireforget.task import (
     check_unique,
     merge_options,
 )
+
+if TYPE_CHECKING:
+    from fireforget._backup import Backup
 
 DEFAULT_WAIT = 5.0
 """Seconds that a call waits for the write lock when it does not say."""
@@ -380,6 +383,23 @@ class SqliteQueue(Intake):
             except BaseException:
                 _db.rollback(connection)
                 raise
+
+    # --- the file -----------------------------------------------------------------------------------------------------
+
+    def backup(self, path: str | os.PathLike[str], *, force: bool = False) -> "Backup":
+        """Copy the whole database into one file while programs go on using it; it is sound and on the disk when this returns.
+
+        The copy is the file as it was at one moment, an application's own tables included; jobs that a worker had then are
+        pending in the copy. So run the copy or the original, not both. It is for its owner alone, and appears at `path` under
+        this name only when it is complete and checked. `force` replaces what is there, unless a program has it open.
+
+        Writers are not held up; the WAL grows meanwhile. A fork by another thread of this process waits for the end. Raises
+        `BackupExists`, `StoreUnavailable`, `StoreReadOnly`, `StoreFull`, `StoreCorrupt` (a check of the copy failed) and other
+        `StoreError`s; then `path` is as it was.
+        """
+        from fireforget._backup import back_up
+
+        return back_up(self._database, path, force=force)
 
     # --- the object itself --------------------------------------------------------------------------------------------
 

@@ -563,13 +563,30 @@ def _traceback_of(error: BaseException) -> str:
         return f"<its traceback cannot be shown: {type(failed).__name__}>"
 
 
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
 def _format(error: BaseException, traceback: Any) -> str:
-    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename.startswith(own):
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN):
         trace = trace.tb_next
-    text = json_payload.storable("".join(traceback.format_exception(type(error), error, trace)).rstrip())
+    told = traceback.TracebackException(type(error), error, trace)
+    _leave_out_own(told)
+    if isinstance(error, Interruption):  # where the handler was, not how it was interrupted there
+        while len(told.stack) > 1 and told.stack[-1].filename.startswith(_OWN):
+            told.stack.pop()
+    text = json_payload.storable("".join(told.format()).rstrip())
     return text if len(text) <= MOST_TRACEBACK else "[...]\n" + text[-MOST_TRACEBACK:]
+
+
+def _leave_out_own(told: Any) -> None:
+    """Leave out the frames of ours that led to the handler, in what caused the error too; a chain may be long."""
+    left = [told]
+    while left:
+        told = left.pop()
+        while len(told.stack) > 1 and told.stack[0].filename.startswith(_OWN):
+            del told.stack[0]
+        left += filter(None, (told.__cause__, told.__context__, *(getattr(told, "exceptions", None) or ())))
 
 
 def _shorten(text: str) -> str:

@@ -443,7 +443,8 @@ def test_a_job_is_shown_with_all_that_is_known_of_it(ok, queue, archived, sql):
         assert line in out
     assert 'payload\n  {\n    "to": "a@example.com"\n  }' in out
     assert 'result\n  {\n    "sum": 3\n  }' in out
-    assert re.search(r"attempt 1, .* UTC, after 0.25 s\n  Traceback \(most recent call last\):\n    File \"app.py\"", out)
+    assert re.search(r"^attempt 1, .* UTC \(.* ago\), after 0.25 s, worker host:1:abc\n  Traceback", out, re.MULTILINE)
+    assert '  Traceback (most recent call last):\n    File "app.py"' in out
     assert out.count("ValueError: no") == 2
     members = json.loads(ok("task", "show", "broken", "--json"))
     assert members["progress"] == {"fraction": 0.5, "note": "half"}
@@ -622,6 +623,53 @@ def test_all_jobs_of_a_group_are_changed_together(ok, queue):
         "matched": 2,
         "changed": 2,
     }
+
+
+# --- the file -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_backup_is_made_and_told(ok, refused, queue, archived, tmp_path):
+    """What is in it, and that it was checked; a file that is there is replaced only with --force."""
+    target = tmp_path / "copy.db"
+    assert re.fullmatch(rf"{re.escape(str(target))}: 1 job, [\d.]+ MiB, checked\n", ok("backup", target))
+    assert "force" in refused(1, "backup", target)
+    members = json.loads(ok("backup", target, "--force", "--json"))
+    assert members == {"path": str(target), "size": target.stat().st_size, "jobs": 1, "returned": 0}
+    assert "broken" in ok("task", "list", "--db", target)
+    assert "the database itself" in refused(2, "backup", queue.path, "--force")
+
+
+def test_the_doctor_says_what_is_wrong_and_what_to_do(say, ok, queue, sql):
+    """Exit code 0 for a queue that is well, 1 with an error; the remedy stands below what is wrong."""
+    out = ok("doctor")
+    assert re.search(r"^ok +integrity", out, re.MULTILINE) and out.splitlines()[-1].startswith("0 errors, ")
+    queue.enqueue(Task("t"))
+    sql("UPDATE fireforget_job SET due = due - 3600")
+    code, out, err = say("doctor")
+    assert (code, err) == (1, "")
+    assert re.search(r"^error +queues +no living worker serves queue 'default'.*\n +-> start a worker", out, re.MULTILINE)
+    assert out.splitlines()[-1].startswith("1 error, ")
+    code, out, err = say("doctor", "--full", "--json")
+    members = json.loads(out)
+    assert (code, err, members["healthy"]) == (1, "", False)
+    assert {finding["check"]: finding["status"] for finding in members["findings"]}["queues"] == "error"
+
+
+def test_the_doctor_examines_what_cannot_be_opened(say, refused, path):
+    """It tells why, instead of failing as the other commands do; only where there is nothing it has nothing to say."""
+    assert "there is no such file" in refused(2, "doctor")
+    with open(path, "w") as file:
+        file.write("no database " * 1000)
+    code, out, err = say("doctor")
+    assert (code, err) == (1, "") and re.search(r"^error +file +this file is not an SQLite database", out, re.MULTILINE)
+
+
+def test_the_doctor_warns_in_colour(say, queue, terminal):
+    """On a terminal alone."""
+    queue.enqueue(Task("t"), process_in=1)
+    os.chmod(queue.path, 0o644)
+    terminal()
+    assert "\x1b[33mwarning" in say("doctor")[1]
 
 
 # --- words and numbers ------------------------------------------------------------------------------------------------------

@@ -248,9 +248,9 @@ class Site:
             assert select.select([self._voice], [], [], max(0, until - monotonic()))[0], f"nobody said {expected!r}:\n{logs}"
             self._heard += os.read(self._voice, 65536)
 
-    def silent(self):
-        """Whether no handler has said anything that was not heard."""
-        return not self._heard and not select.select([self._voice], [], [], 0)[0]
+    def silent(self, within=0.0):
+        """Whether no handler has said anything that was not heard, nor does for so many seconds."""
+        return not self._heard and not select.select([self._voice], [], [], within)[0]
 
     def notes(self):
         """The lines of the ledger so far."""

@@ -577,6 +577,8 @@ def test_a_handler_that_wants_to_end_the_process_is_a_failed_job(site, worker, h
     assert name in info.last_error
     assert name in worker.wait_record("task failed", task_id=info.id)["error"]
     assert len(worker.said("child died")) == deaths
+    (attempt,) = Inspector(site.queue).attempts(info.id)
+    assert "in exits" in attempt.traceback and "call_next" not in attempt.traceback, "our own frames tell nobody anything"
 
 
 @pytest.mark.parametrize("type", ["unprintable", "nul", "long:error", "deep"])

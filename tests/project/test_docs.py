@@ -6,8 +6,8 @@ Each document is run from top to bottom in a temporary folder of its own. A comm
     <!-- prints -->                 a text fence: its lines stand in what the command before it printed
     <!-- not run: the reason -->    the fence is not run; Python is compiled all the same
 
-Other Python fences are run as programs. Shell fences are run command by command; how, and which kinds are only checked to
-exist, is in `COMMANDS`.
+Other Python fences are run as programs. SQL fences are run on `SQL_FILE`, by the sqlite3 shell where it is installed. Shell
+fences are run command by command; how, and which kinds are only checked to exist, is in `COMMANDS`.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -67,6 +68,7 @@ DOCUMENTS.remove(COMMANDS_PAGE)  # it has many commands: faces/test_cli.py runs 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 JOBS = (ROOT / "docs" / "async-jobs.md").read_text(encoding="utf-8")
 API = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+SQL = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
 EMBED = (ROOT / "docs" / "how-to" / "embed-a-worker.md").read_text(encoding="utf-8")
 REFERENCE = COMMANDS_PAGE.read_text(encoding="utf-8")
 PATIENCE = 60
@@ -165,9 +167,37 @@ def ask_for_help(folder: Path, words: list[str]) -> str:
 def run_sql(folder: Path, words: list[str]) -> str:
     """Do what the sqlite3 shell would: it is not on every machine."""
     _, file, *statements = words
-    with closing(sqlite3.connect(folder / file)) as connection, connection:
-        rows = [row for statement in statements for row in connection.execute(statement)]
-    return "".join("|".join(map(str, row)) + "\n" for row in rows)
+    return run_statements_in_python(folder / file, ";".join(statements) + ";")
+
+
+SQL_FILE = "shop.db"
+
+
+def run_statements(folder: Path, text: str) -> str:
+    """Run the statements of a SQL fence, which all have to be right, and return the rows as the shell prints them."""
+    path = folder / SQL_FILE
+    assert path.exists(), f"make {SQL_FILE} first: the statements are about a queue"
+    if shutil.which("sqlite3") is None:
+        return run_statements_in_python(path, text)
+    done = subprocess.run(
+        ["sqlite3", "-bail", "-batch", "-list", path], input=text, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+def run_statements_in_python(path: Path, text: str) -> str:
+    """Do what the sqlite3 shell would: it is not on every machine."""
+    printed = statement = ""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for part in re.split(r"(?<=;)", text):
+            statement += part
+            if sqlite3.complete_statement(statement):
+                for row in connection.execute(statement):
+                    printed += "|".join("" if value is None else str(value) for value in row) + "\n"
+                statement = ""
+    assert not statement.strip(), f"not a whole statement: {statement}"
+    return printed
 
 
 def check_make(folder: Path, words: list[str]) -> str:
@@ -221,11 +251,19 @@ def run_fence(folder: Path, fence: Fence, printed: str) -> str:
         assert not missing, f"the command before printed no {missing}, but {printed!r}"
         return printed
     assert not fence.mark, f"unknown mark {fence.mark!r}"
-    if fence.language == "python":
-        return run(folder, "-c", fence.text)
-    if fence.language in ("sh", "bash", "console", "shell"):
-        return "".join(run_command(folder, command) for command in commands(fence.text))
-    return ""
+    how = LANGUAGES.get(fence.language)
+    return how(folder, fence.text) if how else ""
+
+
+LANGUAGES: dict[str, Callable[[Path, str], str]] = {
+    "python": lambda folder, text: run(folder, "-c", text),
+    "sql": run_statements,
+    **dict.fromkeys(
+        ("sh", "bash", "console", "shell"),
+        lambda folder, text: "".join(run_command(folder, command) for command in commands(text)),
+    ),
+}
+"""How fences are run, by their language; others are only read."""
 
 
 @every_document
@@ -238,6 +276,13 @@ def test_all_code_and_commands_of_a_document_run(document: Path, tmp_path: Path)
         except Exception as error:
             error.add_note(f"in {document.name}, line {fence.line}:\n{textwrap.indent(fence.text, '    ')}")
             raise
+
+
+@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="it has been run so already")
+def test_the_statements_of_the_sql_page_run_in_python_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has no sqlite3 shell gets the same."""
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    test_all_code_and_commands_of_a_document_run(ROOT / "docs" / "sql.md", tmp_path)
 
 
 # --- names --------------------------------------------------------------------------------------------------------------
@@ -450,6 +495,31 @@ def test_the_readme_has_the_defaults_of_the_options(tmp_path: Path) -> None:
     assert documented["timeout"].split()[0] == f"{info.timeout:g}"
     assert (documented["deadline"], info.deadline) == ("none", None)
     assert (documented["headers"], dict(info.headers)) == ("none", {})
+
+
+@pytest.mark.parametrize("view", ["fireforget_enqueue", "fireforget_jobs", "fireforget_attempts"])
+def test_the_sql_page_has_every_column_and_no_others(tmp_path: Path, view: str) -> None:
+    """In the order of the view; and the states are those there are."""
+    with closing(sqlite3.connect(tmp_path / "new.db")) as connection:
+        SqliteQueue(tmp_path / "new.db").close()
+        columns = [row[1] for row in connection.execute(f"PRAGMA table_info({view})")]
+    rows = table(SQL, f"column of {view}")
+    assert [code(row[0]) for row in rows] == columns
+    for row in rows:
+        if row[0] == "`state`":
+            assert re.findall(r"`(\w+)`", row[2]) == [state.value for state in State]
+
+
+def test_the_sql_page_has_the_defaults_of_the_code(tmp_path: Path) -> None:
+    """What an INSERT leaves out is what the table says."""
+    with SqliteQueue(tmp_path / "new.db") as queue, closing(sqlite3.connect(queue.path)) as connection:
+        with connection:
+            connection.execute("INSERT INTO fireforget_enqueue (type, task_id) VALUES ('any', 'own')")
+        info = queue.get("own")
+    documented = {code(row[0]): row[3] for row in table(SQL, "column of fireforget_enqueue")}
+    assert documented["queue"] == f"`{info.queue}`"
+    assert documented["timeout"].split()[0] == f"{info.timeout:g}"
+    assert (documented["priority"], documented["max_retry"]) == (str(info.priority), str(info.max_retry))
 
 
 def test_the_docs_have_every_metric_with_its_kind_and_labels_and_no_others() -> None:
@@ -694,7 +764,9 @@ def test_the_reference_of_the_commands_has_every_unit_of_a_duration() -> None:
     assert documented == sys.modules[_cli_tasks.a_duration.__module__]._UNITS.keys()
 
 
-def test_the_reference_of_the_commands_has_the_shape_of_their_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_reference_of_the_commands_has_the_shape_of_their_json(  # noqa: PLR0915 - a line or two a command
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Whoever reads it with a program finds the members that the tables name, and no others."""
     members = {row[0]: set(re.findall(r"`(\w+)`", row[1])) for row in table(REFERENCE, "value")}
     path = tmp_path / "jobs.db"
@@ -745,6 +817,12 @@ def test_the_reference_of_the_commands_has_the_shape_of_their_json(tmp_path: Pat
     assert shown.keys() == members["job"] | {"attempts"}
     assert [attempt.keys() for attempt in shown["attempts"]] == [members["attempt"]]
     assert len(answer("task", "show", failed.id, "mine")) == 2
+    examined = answer("doctor")
+    assert examined.keys() == {"healthy", "findings"}
+    assert all(finding.keys() == members["finding"] for finding in examined["findings"])
+    checks = {code(row[0]) for row in table(REFERENCE, "check")}
+    assert {finding["check"] for finding in examined["findings"]} | {"file"} == checks
+    assert answer("backup", str(tmp_path / "copy.db")).keys() == members["backup"]
     assert answer("task", "archive", "mine") == [{"id": "mine", "state": "archived"}]
     assert answer("task", "delete", "mine") == [{"id": "mine", "state": None}]
     assert answer("task", "run", "--state", "archived") == {"matched": 1, "changed": 1}

@@ -261,6 +261,18 @@ def test_the_view_says_what_task_info_says(connection, queue):
     assert job["started_at_iso"] is job["completed_at_iso"] is job["worker"] is None
 
 
+INSTANTS = ("deadline", "enqueued_at", "next_process_at", "started_at", "completed_at")
+
+
+@pytest.mark.parametrize("column", INSTANTS)
+def test_instants_compare_with_what_sql_makes_of_an_instant(connection, queue, column):
+    """`strftime('%s')` is text: it is compared as a number all the same, with every instant of the view."""
+    queue.enqueue(Task("t", deadline=datetime.now(UTC)))
+    connection.execute("UPDATE fireforget_job SET started_at = due, completed_at = due")
+    query = f"SELECT {column} > strftime('%s', 'now', '-1 day'), {column} < strftime('%s', 'now', '-1 day') FROM fireforget_jobs"
+    assert tuple(connection.execute(query).fetchone()) == (1, 0)
+
+
 @pytest.mark.parametrize("view", ["fireforget_jobs", "fireforget_attempts"])
 def test_views_are_for_reading(connection, queue, view):
     """A mistyped UPDATE changes nothing."""

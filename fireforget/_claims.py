@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from fireforget import _db, _schema, _sql
@@ -330,7 +331,7 @@ class Claims:
             parameters[f"queue_{lane}"], parameters[f"most_{lane}"] = queue, most
             parameters.update({f"type_{lane}_{i}": type for i, type in enumerate(types)})
         rows = self._fetch(_sql.claim_from(tuple(len(types) for _, types, _ in lanes)), parameters)
-        rows.sort(key=_order)
+        _put_in_order(rows)
         self._count_bytes(rows)
         for row in rows:
             rows_of[row[3]].append(row)
@@ -345,7 +346,7 @@ class Claims:
         return self._claimed_bytes >= MOST_CLAIMED_BYTES
 
     def _count_bytes(self, rows: list[tuple[Any, ...]]) -> None:
-        sizes = [len(row[4]) if isinstance(row[4], str | bytes) else 8 for row in rows]
+        sizes = [len(row[4]) if type(row[4]) is str else _size_of(row[4]) for row in rows]
         self._claimed_bytes += sum(sizes)
         largest = max(sizes, default=0)
         self._slice = next(jobs for up_to, jobs in _SLICES if largest <= up_to)
@@ -356,7 +357,7 @@ class Claims:
         parameters: dict[str, Any] = {f"type_{i}": type for i, type in enumerate(types)}
         parameters.update(queue=queue, most=most, worker=self.worker, now=self._clock())
         rows = self._fetch(_sql.claim(len(types)), parameters)
-        rows.sort(key=_order)
+        _put_in_order(rows)
         return rows
 
     def _claim_among_many(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
@@ -468,8 +469,18 @@ class Claims:
         return returned, archived
 
 
-def _order(row: tuple[Any, ...]) -> tuple[int, float, int]:
-    return -row[13], row[12], row[0]
+_due_and_number = itemgetter(12, 0)
+_priority = itemgetter(13)
+
+
+def _put_in_order(rows: list[tuple[Any, ...]]) -> None:
+    """Sort claimed jobs into the order to run them: by priority, highest first, then due time, then number."""
+    rows.sort(key=_due_and_number)
+    rows.sort(key=_priority, reverse=True)  # keeps the order of equals
+
+
+def _size_of(payload: Any) -> int:
+    return len(payload) if isinstance(payload, bytes) else 8
 
 
 def boot_id() -> str:

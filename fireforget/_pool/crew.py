@@ -374,8 +374,7 @@ class Crew:
         if ended and ended[-1] >= child.counted and self._settings.threads == 1:
             child.uncounted.update(pair for pair in zip(ended, rows, strict=True) if pair[0] >= child.counted)
         if not outcomes:
-            for row in rows:
-                self.verdicts.succeeded(row)
+            self.verdicts.succeeded(rows)
             return
         for index, row in zip(ended, rows, strict=True):
             outcome = outcomes.pop(index, None)

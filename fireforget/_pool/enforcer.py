@@ -75,8 +75,8 @@ class Enforcer:
 
     def expect(self, child: Watched, jobs: dict[int, tuple[Any, ...]]) -> None:
         """Take jobs under watch that are about to be sent to a child."""
-        soonest = min((row[_TIMEOUT] for row in jobs.values() if row[_TIMEOUT] is not None), default=float("inf"))
-        deadline = min((row[_DEADLINE] for row in jobs.values() if row[_DEADLINE] is not None), default=None)
+        soonest = min([row[_TIMEOUT] for row in jobs.values() if row[_TIMEOUT] is not None], default=float("inf"))
+        deadline = min([row[_DEADLINE] for row in jobs.values() if row[_DEADLINE] is not None], default=None)
         wake_at = time.monotonic() + min(soonest, _until(deadline))
         with self._changed:
             child.jobs.update(jobs)

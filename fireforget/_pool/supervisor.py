@@ -389,12 +389,12 @@ class Supervisor:
             picks = self._lanes.picks(filled, wanted - len(claimed))
             shares = Counter(picks)
             found = self._claims.claim_from({queue: (filled[queue], most) for queue, most in shares.items()})
-            rows_of = {queue: deque(rows) for queue, rows in found.items()}
             for queue, most in shares.items():
-                if len(rows_of[queue]) < most and not self._claims.claimed_enough:
+                if len(found[queue]) < most and not self._claims.claimed_enough:
                     del filled[queue]
                     self._lanes.found_empty(queue)
-            claimed += [rows_of[queue].popleft() for queue in picks if rows_of[queue]]
+            rows_of = {queue: iter(rows) for queue, rows in found.items()}
+            claimed += [row for queue in picks if (row := next(rows_of[queue], None)) is not None]
         return claimed
 
     def _handles(self, type: str) -> bool:

@@ -6,7 +6,7 @@ for log records and counts of runs whose own process could not make them any mor
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fireforget import logs, metrics
@@ -82,9 +82,10 @@ class Verdicts:
 
     # --- what children told -------------------------------------------------------------------------------------------
 
-    def succeeded(self, row: Row) -> None:
-        """The job succeeded and leaves nothing behind."""
-        self.settlement.removed.append((row[_N], self._worker, row[_CLAIM]))
+    def succeeded(self, rows: Iterable[Row]) -> None:
+        """These jobs succeeded and leave nothing behind."""
+        worker = self._worker
+        self.settlement.removed += [(row[_N], worker, row[_CLAIM]) for row in rows]
 
     def count_success(self, row: Row) -> None:
         """Count a run whose own process was killed before it could; how long it took is not known."""
@@ -93,7 +94,7 @@ class Verdicts:
     def told(self, row: Row, outcome: Row | None) -> None:
         """Take in an outcome as a child sends it (`child.Runner.run`)."""
         if outcome is None:
-            self.succeeded(row)
+            self.succeeded([row])
             return
         kind, *details = outcome
         getattr(self, f"_{kind}")(row, *details)

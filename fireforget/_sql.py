@@ -552,16 +552,20 @@ WHERE state = {ACTIVE}
   AND worker NOT IN (SELECT n FROM fireforget_worker)
 """
 
+# One that somebody has cancelled meanwhile must not run again.
 RETURN_JOB = f"""
 UPDATE fireforget_job
-SET state = {PENDING}, worker = NULL, started_at = NULL, claim = claim + 1, worker_deaths = worker_deaths + :died
+SET state = CASE WHEN {_CANCELLED_MEANWHILE} THEN {CANCELLED} ELSE {PENDING} END,
+    completed_at = CASE WHEN {_CANCELLED_MEANWHILE} THEN cancel_requested_at END,
+    unique_key = CASE WHEN {_CANCELLED_MEANWHILE} THEN {_RELEASED_KEY} ELSE unique_key END,
+    worker = NULL, started_at = NULL, cancel_requested_at = NULL, claim = claim + 1, worker_deaths = worker_deaths + :died
 WHERE n = :n AND worker = :worker
 """
 
 ARCHIVE_AFTER_DEATHS = f"""
 UPDATE fireforget_job
 SET state = {ARCHIVED}, worker = NULL, claim = claim + 1, worker_deaths = worker_deaths + 1, completed_at = :now,
-    last_error = :error, unique_key = {_RELEASED_KEY}
+    last_error = :error, unique_key = {_RELEASED_KEY}, cancel_requested_at = NULL
 WHERE n = :n AND worker = :worker
 """
 

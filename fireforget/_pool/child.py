@@ -35,7 +35,7 @@ from fireforget._pool.board import Board, Cell, Reason, Slot
 from fireforget._pool.channel import Channel
 from fireforget._pool.config import Settings
 from fireforget._pool.helper import be_quiet
-from fireforget._pool.verdicts import DEADLINE_PASSED, timed_out_after
+from fireforget._pool.verdicts import CANCELLED, DEADLINE_PASSED, timed_out_after
 from fireforget._shield import shield
 from fireforget.clock import Clock, to_seconds
 from fireforget.errors import (
@@ -134,9 +134,19 @@ class Runner:
             job.payload = None if payload is None else json_payload.decode(payload)
         except (ValueError, TypeError, RecursionError) as error:
             raise PayloadMismatch(f"the payload is not JSON: {error}") from None
-        if not definition.is_async:
-            return definition.call(job.payload)
-        return self._run_async(definition.call(job.payload), self)
+        try:
+            result = definition.call(job.payload)
+            if definition.is_async:
+                result = self._run_async(result, self)
+        except JobCancelled:
+            raise
+        except BaseException as error:
+            if job._cancelled:
+                raise JobCancelled(CANCELLED) from error
+            raise
+        if job._cancelled:  # it swallowed the interruption: whoever cancelled the job wants no success of it either
+            raise JobCancelled(CANCELLED)
+        return result
 
     def _report(self, kind: str, value: Any) -> None:
         self._host.send(("report", self.index, kind, value))
@@ -309,6 +319,7 @@ class _InTurn:
         runner = self._runner
         if runner.interruptible and self._slot.words[self._cell.interrupt_at] == runner.index + 1:
             if runner.cancel_async is not None:
+                interruption_of(self._slot.words[self._cell.reason_at], runner.job)
                 runner.cancel_async()
                 return
             error = interruption_of(self._slot.words[self._cell.reason_at], runner.job)
@@ -421,6 +432,7 @@ class _AtOnce:
             if not runner.interruptible or self._slot.words[cell.interrupt_at] != runner.index + 1:
                 continue
             if runner.cancel_async is not None:
+                interruption_of(self._slot.words[cell.reason_at], runner.job)
                 runner.cancel_async()
                 continue
             error = interruption_of(self._slot.words[cell.reason_at], runner.job)
@@ -481,11 +493,11 @@ def raise_if_interrupted(slot: Slot, cell: Cell, runner: Runner) -> None:
 
 
 def interruption_of(reason: int, job: Job | None) -> Interruption:
-    """Return what to raise in a handler for a reason on the board."""
+    """Return what to raise in a handler for a reason on the board; a job that is cancelled knows it from now on."""
     if reason == Reason.CANCELLED:
         if job is not None:
             job._cancelled = True
-        return JobCancelled("cancelled while it ran")
+        return JobCancelled(CANCELLED)
     if reason == Reason.DEADLINE:
         return JobTimeout(DEADLINE_PASSED)
     return JobTimeout(timed_out_after(job.timeout if job else None))

@@ -21,6 +21,7 @@ Row = tuple[Any, ...]
 """A claimed job; the columns of `_sql.CLAIMED_COLUMNS`."""
 
 DEADLINE_PASSED = "deadline passed"
+CANCELLED = "cancelled while it ran"
 ANSWER_SECONDS = 5.0
 """How long a child may take to compute a retry delay for a job whose own process was killed."""
 
@@ -162,7 +163,7 @@ class Verdicts:
         if reason == Reason.CANCELLED:
             logs.task_not_counted("cancelled", *self._names(row), time.monotonic() - began, "killed after it was cancelled")
             self._samples.count("fireforget_jobs_returned_total", ("cancelled",))
-            self._cancelled(row, "cancelled while it ran")
+            self._cancelled(row, CANCELLED)
         elif reason == Reason.DEADLINE:
             self._archive_killed(row, DEADLINE_PASSED, began)
         else:

@@ -12,6 +12,7 @@ _HOME = {
     "Inspector": "inspector",
     "Progress": "task",
     "Registry": "registry",
+    "RetryPolicy": "retry",
     "SqliteQueue": "queue_sqlite",
     "State": "task",
     "Task": "task",
@@ -19,6 +20,9 @@ _HOME = {
     "Worker": "_pool.control",
     "current_job": "job",
     "fan_out": "patterns",
+    "exponential": "retry",
+    "fixed": "retry",
+    "linear": "retry",
     "fire_and_forget": "patterns",
     "flush": "patterns",
     "idempotent": "idempotency",
@@ -109,6 +113,10 @@ if TYPE_CHECKING:
     from fireforget.patterns import submission_counts as submission_counts
     from fireforget.queue_sqlite import SqliteQueue as SqliteQueue
     from fireforget.registry import Registry as Registry
+    from fireforget.retry import RetryPolicy as RetryPolicy
+    from fireforget.retry import exponential as exponential
+    from fireforget.retry import fixed as fixed
+    from fireforget.retry import linear as linear
     from fireforget.task import Progress as Progress
     from fireforget.task import State as State
     from fireforget.task import Task as Task

@@ -16,8 +16,10 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from fireforget import _db, _schema, _sql
+from fireforget._schema import STATE_NUMBER
 from fireforget.clock import Clock
 from fireforget.errors import SchemaTooNew
+from fireforget.task import State
 
 MOST_FORWARDED = 1000
 """Jobs that become pending in one transaction."""
@@ -32,6 +34,10 @@ _REMOVED_TOGETHER = (64, 8, 1)
 """Jobs that one statement removes: a few sizes, so that the statements stay prepared."""
 MOST_DEATHS = 3
 """A job under which a worker has died this often is archived."""
+HOOK = "fireforget:hook"
+"""The type of the jobs that call an application's `on_failure` or `on_archived`."""
+HOOK_SECONDS = 5.0
+"""How long such a call may take."""
 _MOST_UNHANDLED = 20
 _MOST_BRANCHES = 200  # of a compound SELECT; SQLite allows 500
 
@@ -83,6 +89,8 @@ class Settlement:
     attempts: list[tuple[Any, ...]] = field(default_factory=list)
     forgotten: list[tuple[int]] = field(default_factory=list)
     """Numbers of removed jobs whose attempts go with them."""
+    hooks: list[tuple[Any, ...]] = field(default_factory=list)
+    """Calls of hooks about what the others settle: the hook's name, whose it is, the error or reason. Last, since they look."""
 
     def __bool__(self) -> bool:
         return any(vars(self).values())
@@ -117,6 +125,8 @@ class Claims:
         self.worker = 0
         self._claimed_bytes = 0
         self._slice = _FIRST_SLICE
+        self.hooks_of_archived: Callable[[str], Sequence[str]] = lambda _: ()
+        """Returns whose `on_archived` is to be called for a job of a type."""
         self.unhandled: list[tuple[str, str]] = []
         """Pairs of a served queue and a type without a handler that `lanes` has found; the first few."""
 
@@ -247,6 +257,8 @@ class Claims:
                 late += len(rows) - run(statement, rows).rowcount
         if s.forgotten:
             run(_sql.DELETE_ATTEMPTS_OF_GONE, s.forgotten)
+        for hook, owner, error, n, _, claim in s.hooks:
+            self._insert_hook(hook, owner, error, n, claim)
         return late
 
     def _remove(self, fences: Sequence[Fence]) -> int:
@@ -259,6 +271,23 @@ class Claims:
             for part in _sql.in_parts(numbers, _REMOVED_TOGETHER):
                 removed += self.connection.execute(_sql.remove_settled(len(part)), (*part, self.worker, claim)).rowcount
         return len(fences) - removed
+
+    def _insert_hook(self, hook: str, owner: str, error: str, n: int, claim: int) -> None:
+        """Store the call of a hook about a job that has just been settled, unless that came too late; in a transaction."""
+        with self._lenient():
+            row = self.connection.execute(_sql.SUBJECT_OF_HOOK, (n, claim)).fetchone()
+        if row is None or (hook == "on_archived" and row[5] != STATE_NUMBER[State.ARCHIVED]):
+            return
+        columns = [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in row]
+        parameters = {
+            "type": HOOK,
+            "queue": row[4],
+            "now": self._clock(),
+            "payload": json.dumps({"hook": hook, "owner": owner, "error": error, "row": columns}),
+            "headers": columns[7],
+            "timeout": HOOK_SECONDS,
+        }
+        self.connection.execute(_sql.INSERT_HOOK, parameters)
 
     # --- claiming -----------------------------------------------------------------------------------------------------
 
@@ -454,13 +483,15 @@ class Claims:
         """
         returned = archived = 0
         with self.transaction():
-            for n, _, deaths in self.connection.execute(_sql.JOBS_OF_WORKER, {"worker": worker}).fetchall():
+            for n, claim, deaths, type in self.connection.execute(_sql.JOBS_OF_WORKER, {"worker": worker}).fetchall():
                 died = int(counts and n in started)
                 if deaths + died >= MOST_DEATHS:
                     error = f"its worker died under it {MOST_DEATHS} times"
                     self.connection.execute(
                         _sql.ARCHIVE_AFTER_DEATHS, {"n": n, "worker": worker, "now": self._clock(), "error": error}
                     )
+                    for owner in self.hooks_of_archived(type):
+                        self._insert_hook("on_archived", owner, error, n, claim + 1)
                     archived += 1
                 else:
                     self.connection.execute(_sql.RETURN_JOB, {"n": n, "worker": worker, "died": died})

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
+from contextvars import Context
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -92,8 +93,9 @@ class DaemonExecutor(Executor):
     def _start_thread(self, work: _Work) -> None:
         self._started += 1
         self._threads += 1
+        in_no_context = Context().run  # some builds have threads inherit one: this would be in the job that submits for ever
         try:
-            threading.Thread(target=self._run, name=f"{self._name}-{self._started}", daemon=True).start()
+            threading.Thread(target=in_no_context, args=(self._run,), name=f"{self._name}-{self._started}", daemon=True).start()
         except (RuntimeError, MemoryError):  # no more threads, or the interpreter is leaving
             self._threads -= 1
             if not self._threads:

@@ -541,9 +541,21 @@ WHERE job = ?1
   AND NOT EXISTS (SELECT 1 FROM fireforget_job WHERE n = ?1)
 """
 
+# A job as a hook is to see it, when the verdict stands: no row, and the verdict came too late. Its claim tells that.
+SUBJECT_OF_HOOK = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE n = ? AND claim = ? AND worker IS NULL"
+
+# A call of a hook is a row of its own, so that it is made although the worker dies, in a child, and soon: before all else that
+# waits in the queue.
+INSERT_HOOK = f"""
+INSERT INTO fireforget_job (
+    nonce, type, queue, state, priority, due, payload, headers, max_retry, timeout, retention, enqueued_at
+)
+VALUES (abs(random() % 4294967296), :type, :queue, {PENDING}, {2**62}, :now, :payload, :headers, 0, :timeout, 0, :now)
+"""
+
 # --- workers: the jobs of dead ones -------------------------------------------------------------------------------------
 
-JOBS_OF_WORKER = f"SELECT n, claim, worker_deaths FROM fireforget_job WHERE state = {ACTIVE} AND worker = :worker"
+JOBS_OF_WORKER = f"SELECT n, claim, worker_deaths, type FROM fireforget_job WHERE state = {ACTIVE} AND worker = :worker"
 
 OWNERLESS_JOBS = f"""
 SELECT DISTINCT worker

@@ -61,6 +61,10 @@ class UnknownOption(InvalidTask):
         self.option = option
 
 
+class PayloadMismatch(InvalidTask):
+    """A stored payload does not fit the handler's signature; the job is archived, since no retry would change that."""
+
+
 # --- a registry that is wrong -----------------------------------------------------------------------------------------
 
 
@@ -251,6 +255,10 @@ class RetryLater(FireforgetError):
 
 class Interruption(BaseException):
     """The root of what fireforget raises inside a running handler; not an `Exception`, so that it is not swallowed."""
+
+
+DEADLINE_PASSED = "deadline passed"
+"""What a `JobTimeout` says, and the job's `last_error`, where it was the deadline."""
 
 
 class JobTimeout(Interruption):

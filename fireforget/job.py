@@ -3,15 +3,18 @@
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from fireforget import logs
+from fireforget import _context, logs
 from fireforget import payload as json_payload
 from fireforget.clock import to_datetime
-from fireforget.errors import FireforgetError, InvalidOption
+from fireforget.errors import FireforgetError, Interruption, InvalidOption
 
 MOST_NOTE = 4096
 """Characters of a progress note; what is longer is cut."""
+
+PassHeaders = bool | frozenset[str]
+"""Which of its headers a job passes on to the jobs that it enqueues: all, none, or those with these names."""
 
 Report = Callable[[str, Any], None]
 """Takes what a handler says while it runs: ("result", JSON text) or ("progress", (fraction, note))."""
@@ -22,8 +25,10 @@ class Job:
 
     __slots__ = (
         "_cancelled",
+        "_definition",
         "_headers",
         "_headers_json",
+        "_judged",
         "_report",
         "_store",
         "_unix_deadline",
@@ -55,6 +60,11 @@ class Job:
     """Seconds from when it was due to when it started."""
     started_at: float
     """When this run began, in Unix seconds."""
+
+    _definition: object
+    """Its handler's definition; whoever runs it sets this, unless there is none."""
+    _judged: tuple[BaseException, bool]
+    """What `is_failure` said of which error, once it was asked."""
 
     def __init__(
         self,
@@ -97,6 +107,25 @@ class Job:
             self._headers = _decode_headers(self._headers_json)
         return self._headers
 
+    def _passed_headers(self) -> dict[str, str]:
+        """Return the headers that jobs take over which this one enqueues; see `pass_headers` of the registry."""
+        if self._headers_json is None:
+            return {}
+        passes: PassHeaders | None = getattr(getattr(self, "_definition", None), "pass_headers", None)
+        if passes is None or passes is True:
+            return self.headers
+        return {name: text for name, text in self.headers.items() if passes and name in passes}
+
+    def _fails_by(self, error: BaseException) -> bool:
+        """Return whether the run has failed with this error, as the application's `is_failure` says; it is asked once."""
+        hook = getattr(getattr(self, "_definition", None), "is_failure", None)
+        if hook is None:
+            return True
+        judged: tuple[BaseException, bool] | None = getattr(self, "_judged", None)
+        if judged is None or judged[0] is not error:
+            judged = self._judged = (error, says_failure(hook, error, self.pattern, self.id))
+        return judged[1]
+
     @property
     def deadline(self) -> datetime | None:
         """The instant after which the job must not run, in UTC; None without one."""
@@ -130,18 +159,18 @@ class Job:
         return f"<Job {self.id} {self.type} in {self.queue}, attempt {self.retry_count + 1}>"
 
 
-running: ContextVar[Job] = ContextVar("fireforget_job")
+running = cast("ContextVar[Job | None]", _context.running)
 """The job of this thread or coroutine; set by whoever runs handlers."""
 
 
 def current_job() -> Job:
     """Return the job whose handler is running in this thread or coroutine; raises `FireforgetError` outside of one."""
-    try:
-        return running.get()
-    except LookupError:
+    job = running.get()
+    if job is None:
         raise FireforgetError(
             "current_job() works inside a handler that a worker runs: outside of one, pass what you need as arguments"
-        ) from None
+        )
+    return job
 
 
 def _decode_headers(text: str | None) -> dict[str, str]:
@@ -154,3 +183,14 @@ def _decode_headers(text: str | None) -> dict[str, str]:
     if not isinstance(value, dict):
         return {}
     return {key: member for key, member in value.items() if isinstance(member, str)}
+
+
+def says_failure(hook: Callable[[BaseException], object], error: BaseException, task_type: str, task_id: str) -> bool:
+    """Return whether an `is_failure` takes the error for a failure: anything but False does, and a hook that raises as well."""
+    try:
+        return hook(error) is not False
+    except Interruption:
+        raise
+    except BaseException as failed:
+        logs.hook_failed("is_failure", task_type, task_id, f"{type(failed).__name__}: {failed}")
+        return True

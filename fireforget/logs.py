@@ -74,6 +74,11 @@ def retry_delay_failed(task_type: str, task_id: str, why: str) -> None:
     _worker.error("retry_delay failed, used the default", extra={"task_type": task_type, "task_id": task_id, "error": why})
 
 
+def hook_failed(hook: str, task_type: str, task_id: str, why: str) -> None:
+    """Log that an `is_failure`, `on_failure` or `on_archived` raised or took too long; what became of the job stays so."""
+    _worker.error(f"{hook} failed", extra={"task_type": task_type, "task_id": task_id, "error": why})
+
+
 def event(level: int, message: str, **fields: object) -> None:
     """Log something that happened to the worker itself, with its fields."""
     _worker.log(level, message, extra=fields)

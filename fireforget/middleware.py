@@ -17,7 +17,17 @@ from contextvars import ContextVar
 from typing import Any
 
 from fireforget import logs
-from fireforget.errors import FireforgetError, Interruption, JobCancelled, RetryLater, RevokeTask
+from fireforget.errors import (
+    DEADLINE_PASSED,
+    FireforgetError,
+    Interruption,
+    JobCancelled,
+    JobTimeout,
+    PayloadMismatch,
+    RetryLater,
+    RevokeTask,
+    SkipRetry,
+)
 from fireforget.job import Job
 from fireforget.metrics import Samples
 
@@ -62,7 +72,7 @@ def metrics(job: Job, call_next: CallNext) -> Any:
     try:
         result = call_next()
     except BaseException as error:
-        if is_failure(error):
+        if is_failure(error, job):
             _count(job, "failed", time.monotonic() - began)
         else:
             samples.count("fireforget_jobs_returned_total", (verb_of(error),))
@@ -78,10 +88,10 @@ def logging(job: Job, call_next: CallNext) -> Any:
         result = call_next()
     except BaseException as error:
         duration = time.monotonic() - began
-        if is_failure(error):
+        if is_failure(error, job):
             logs.task_failed(job.pattern, job.id, job.queue, job.retry_count, duration, describe(error), _trace_id.get())
         else:
-            logs.task_not_counted(verb_of(error), job.pattern, job.id, job.queue, job.retry_count, duration, str(error))
+            logs.task_not_counted(verb_of(error), job.pattern, job.id, job.queue, job.retry_count, duration, _why(error))
         raise
     if logs.wants_info():
         logs.task_processed(job.pattern, job.id, job.queue, job.retry_count, time.monotonic() - began, _trace_id.get())
@@ -103,16 +113,32 @@ def _wrap(outer: Middleware, inner: Callable[[Job, CallNext], Any]) -> Callable[
     return lambda job, handler: outer(job, lambda: inner(job, handler))
 
 
-def is_failure(error: BaseException) -> bool:
-    """Return whether what a handler raised is a failed run, and not a wish of the handler's or a cancellation."""
-    return not isinstance(error, RetryLater | RevokeTask | JobCancelled)
+def is_failure(error: BaseException, job: Job | None = None) -> bool:
+    """Return whether what a handler raised is a failed run, and not a wish of the handler's or a cancellation.
+
+    With the job, its `is_failure` is asked too: what that says of an error holds for all that ask here.
+    """
+    if isinstance(error, RetryLater | RevokeTask | JobCancelled):
+        return False
+    return job is None or is_final(error) or job._fails_by(error)
+
+
+def is_final(error: BaseException) -> bool:
+    """Return whether no further attempt could end otherwise, so that the job is archived at once."""
+    if isinstance(error, JobTimeout):
+        return str(error) == DEADLINE_PASSED
+    return isinstance(error, SkipRetry | PayloadMismatch)
 
 
 def verb_of(error: BaseException) -> Any:
     """Return the word for a run that counts neither as success nor as failure."""
-    if isinstance(error, RetryLater):
-        return "postponed"
-    return "revoked" if isinstance(error, RevokeTask) else "cancelled"
+    if isinstance(error, RevokeTask | JobCancelled):
+        return "revoked" if isinstance(error, RevokeTask) else "cancelled"
+    return "postponed"
+
+
+def _why(error: BaseException) -> str:
+    return str(error) if isinstance(error, RetryLater | RevokeTask | JobCancelled) else describe(error)
 
 
 def describe(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fireforget import _submissions
+from fireforget._context import running, with_passed_headers
 from fireforget._submissions import SubmissionCounts
 from fireforget.clock import Seconds, to_seconds
 from fireforget.enqueuer import Enqueuer
@@ -69,6 +70,8 @@ def fire_and_forget(
         check_task(task)
     seconds = DEFAULT_WAIT if timeout is DEFAULT_WAIT else _to_wait(timeout)
     given = _to_options(options) if options else _NO_OPTIONS
+    if running.get() is not None:
+        given = _with_passed_headers(task, given)
     _submissions.buffer.submit(enqueuer, task, given, logger, seconds)
 
 
@@ -84,6 +87,15 @@ def _to_options(options: dict[str, Any]) -> dict[str, Any]:
     if options.get("headers") is not None:
         options["headers"] = dict(options["headers"])  # as with a payload, later changes are not seen
     return options
+
+
+def _with_passed_headers(task: Task, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add the headers that the running job passes on: the thread that will enqueue the task runs no job."""
+    own = given.get("headers")
+    if own is None:
+        own = task.options.get("headers")
+    headers = with_passed_headers(own)
+    return given if headers is own else {**given, "headers": dict(headers or {})}
 
 
 def flush(timeout: Seconds | None = None) -> int:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fireforget import _db, _schedules, _sql
 from fireforget import payload as json_payload
+from fireforget._context import with_passed_headers
 from fireforget._schema import STATE_OF_NUMBER, migrate
 from fireforget._shield import shield
 from fireforget.clock import Clock, Seconds, to_datetime, to_seconds
@@ -112,7 +113,7 @@ class Intake:
         unique_for = get("unique_for")
         if unique_for is None:
             check_unique(options)
-        headers = get("headers")
+        headers = with_passed_headers(get("headers"))
         group = get("group")
         if group is not None and due > now:
             raise InvalidOption("group", group, "a member of a group has no delay of its own: the group says when it is complete")

@@ -8,17 +8,17 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterable
 from functools import update_wrapper
-from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar
 
 from fireforget import payload as json_payload
 from fireforget.clock import Seconds, to_seconds
 from fireforget.cron import Schedule
 from fireforget.cron import parse as parse_cron
-from fireforget.errors import InvalidOption, InvalidTask, RegistrationError
-from fireforget.job import current_job
+from fireforget.errors import InvalidOption, InvalidTask, PayloadMismatch, RegistrationError
+from fireforget.job import PassHeaders, current_job
 from fireforget.middleware import DEFAULT_CHAIN, Middleware
 from fireforget.periodic import Periodic, periodic_for
-from fireforget.retry import RetryDelay
+from fireforget.retry import RetryDelay, check_retry_delay
 from fireforget.task import HANDLER_OPTIONS, Task, TaskInfo, check_options, check_type
 
 __all__ = ["Definition", "PayloadMismatch", "Registry", "current_job"]
@@ -30,19 +30,64 @@ _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_O
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-class PayloadMismatch(InvalidTask):
-    """A stored payload does not fit the handler's signature; the job is archived, since no retry would change that."""
+IsFailure = Callable[[BaseException], bool]
+"""Says of an error whether the run has failed; False: it is tried again, and neither an attempt nor a failure is counted."""
+
+Hook = Callable[["TaskInfo", str], object]
+"""Is told of a job, as it is afterwards, and of the error or reason."""
+
+HookName = Literal["on_failure", "on_archived"]
+
+
+class Reactions(NamedTuple):
+    """What a registry or a handler wants done about failures, besides trying again; and what its jobs pass on."""
+
+    is_failure: IsFailure | None = None
+    on_failure: Hook | None = None
+    on_archived: Hook | None = None
+    pass_headers: PassHeaders | None = None
+    """None: as the registry says, which is True unless it says otherwise."""
+
+    @classmethod
+    def checked(
+        cls,
+        is_failure: IsFailure | None,
+        on_failure: Hook | None,
+        on_archived: Hook | None,
+        pass_headers: bool | Iterable[str] | None,
+    ) -> "Reactions":
+        """Return what was given; raises `InvalidOption` for what cannot be called, is a coroutine function, or no names."""
+        for name, function in (("is_failure", is_failure), ("on_failure", on_failure), ("on_archived", on_archived)):
+            if function is not None and (not callable(function) or _is_async(function)):
+                raise InvalidOption(name, function, "give a plain function, not async")
+        if pass_headers is None or isinstance(pass_headers, bool):
+            return cls(is_failure, on_failure, on_archived, pass_headers)
+        names = () if isinstance(pass_headers, str) else tuple(pass_headers)
+        if not names or not all(isinstance(name, str) for name in names):
+            raise InvalidOption("pass_headers", pass_headers, "give True, False, or a list of the headers' names")
+        return cls(is_failure, on_failure, on_archived, frozenset(names))
 
 
 class Definition(Generic[P, R]):
     """A registered handler: call it to run the plain function, or make tasks for it with `task`."""
 
-    def __init__(self, pattern: str, function: Callable[P, R], options: dict[str, Any], retry_delay: RetryDelay | None) -> None:
+    bare = False
+    """Whether it runs without middleware, which is for what is no job of the application's."""
+
+    def __init__(
+        self,
+        pattern: str,
+        function: Callable[P, R],
+        options: dict[str, Any],
+        retry_delay: RetryDelay | None,
+        reactions: Reactions = Reactions(),  # noqa: B008 - immutable
+    ) -> None:
         update_wrapper(self, function)
         self.pattern = pattern
         self.function = function
         self.options = options
         self.retry_delay = retry_delay
+        self.is_failure, self.on_failure, self.on_archived, self.pass_headers = reactions
         self.is_async = _is_async(function)
         self._signature = inspect.signature(function)
         parameters = self._signature.parameters.values()
@@ -168,11 +213,27 @@ class Registry:
     None is asynq's formula (`retry.default_delay`). `middleware` is the chain around every job, outermost first; None is
     recovery, tracing, metrics, logging.
 
+    `is_failure` is a function of the error that a run ended with: where it returns False, the job is tried again after its retry
+    delay, at least a second, and neither an attempt nor a failure is counted. `on_failure` and `on_archived` are functions of a
+    job's `TaskInfo` and of the error, as text; they are called in a child soon after a run has failed, or the job was archived by
+    a worker for whatever reason, at least once each, and have 5 s. What they raise is logged. `pass_headers` says which of a
+    job's headers the jobs take over that it enqueues: True, False, or names.
+
     Register everything while modules are imported; a registry is not meant to change while a worker uses it.
     """
 
-    def __init__(self, *, retry_delay: RetryDelay | None = None, middleware: Iterable[Middleware] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        retry_delay: RetryDelay | None = None,
+        middleware: Iterable[Middleware] | None = None,
+        is_failure: IsFailure | None = None,
+        on_failure: Hook | None = None,
+        on_archived: Hook | None = None,
+        pass_headers: bool | Iterable[str] = True,
+    ) -> None:
         self.retry_delay = check_retry_delay(retry_delay)
+        self._reactions = Reactions.checked(is_failure, on_failure, on_archived, pass_headers)
         self.middleware: list[Middleware] = list(DEFAULT_CHAIN if middleware is None else middleware)
         self._definitions: dict[str, Definition[Any, Any]] = {}
         self._prefixes: list[str] = []
@@ -182,13 +243,22 @@ class Registry:
         self._schedules: dict[str, Periodic] = {}
 
     def task(
-        self, type: str, *, retry_delay: RetryDelay | None = None, **options: Any
+        self,
+        type: str,
+        *,
+        retry_delay: RetryDelay | None = None,
+        is_failure: IsFailure | None = None,
+        on_failure: Hook | None = None,
+        on_archived: Hook | None = None,
+        pass_headers: bool | Iterable[str] | None = None,
+        **options: Any,
     ) -> Callable[[Callable[P, R]], Definition[P, R]]:
         """Register the decorated function, plain or `async`, as the handler of a type.
 
         `type` is matched exactly; one that ends in ":" is a prefix, and the longest that fits is used where no exact one does.
         `options` are those of `Task` that do not name one job, and become the defaults of `definition.task(...)`.
-        `retry_delay` as for the registry.
+        `retry_delay`, `is_failure` and `pass_headers` replace the registry's, `on_failure` and `on_archived` are called besides
+        the registry's.
 
         Raises `RegistrationError` for a blank or taken type or what cannot be called, `UnknownOption` and `InvalidOption`.
         """
@@ -200,6 +270,11 @@ class Registry:
         type = check_type(type)
         checked = check_options(options, HANDLER_OPTIONS)
         check_retry_delay(retry_delay)
+        reactions = Reactions.checked(is_failure, on_failure, on_archived, pass_headers)
+        if reactions.is_failure is None:
+            reactions = reactions._replace(is_failure=self._reactions.is_failure)
+        if reactions.pass_headers is None:
+            reactions = reactions._replace(pass_headers=self._reactions.pass_headers)
 
         def register(function: Callable[P, R]) -> Definition[P, R]:
             if isinstance(function, Definition) or not callable(function):
@@ -207,7 +282,7 @@ class Registry:
                 raise RegistrationError(f"{function!r} cannot handle {type!r}: decorate a function{above}")
             if type in self._definitions:
                 raise RegistrationError(f"{type!r} has a handler already, {self._definitions[type]!r}: one handler a type")
-            definition = Definition(type, function, checked, retry_delay)
+            definition = Definition(type, function, checked, retry_delay, reactions)
             self._definitions[type] = definition
             if type.endswith(":"):
                 self._prefixes = sorted([*self._prefixes, type], key=len, reverse=True)
@@ -356,6 +431,35 @@ class Registry:
         longest = max(prefixes, key=len, default=None)
         return None if longest is None else self._aggregators[longest]
 
+    @property
+    def has_hooks(self) -> bool:
+        """Whether any `on_failure` or `on_archived` is registered."""
+        everywhere: list[Reactions | Definition[Any, Any]] = [self._reactions, *self._definitions.values()]
+        return any(each.on_failure is not None or each.on_archived is not None for each in everywhere)
+
+    def hooks_of(self, type: str) -> list[tuple[HookName, str, Hook]]:
+        """Return the hooks for jobs of a type: the name, whose it is ("handler" or "registry"), and the function."""
+        own = self.match(type)
+        homes = [] if own is None else [("handler", own.on_failure, own.on_archived)]
+        homes.append(("registry", self._reactions.on_failure, self._reactions.on_archived))
+        found: list[tuple[HookName, str, Hook]] = []
+        for owner, on_failure, on_archived in homes:
+            if on_failure is not None:
+                found.append(("on_failure", owner, on_failure))
+            if on_archived is not None:
+                found.append(("on_archived", owner, on_archived))
+        return found
+
+    def is_failure_of(self, type: str) -> IsFailure | None:
+        """Return what tells failures from what is none for jobs of a type: the handler's, else the registry's, else None."""
+        definition = self.match(type)
+        return self._reactions.is_failure if definition is None else definition.is_failure
+
+    def retry_delay_of(self, type: str) -> RetryDelay | None:
+        """Return the retry delay for jobs of a type: the handler's, else the registry's; None is the default."""
+        definition = self.match(type)
+        return self.retry_delay if definition is None or definition.retry_delay is None else definition.retry_delay
+
     def use(self, *middleware: Middleware) -> None:
         """Add middleware inside those that are there: the first of all is the outermost."""
         self.middleware.extend(middleware)
@@ -379,8 +483,3 @@ class Registry:
 def _is_async(function: Callable[..., Any]) -> bool:
     """Return whether calling it gives a coroutine: an `async def`, or an object whose `__call__` is one."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-
-
-def check_retry_delay(policy: RetryDelay | None) -> RetryDelay | None:
-    """Return the policy if it can be one; raises `InvalidOption` for what is neither a duration nor a function."""
-    return policy if policy is None or callable(policy) else to_seconds("retry_delay", policy)

@@ -26,8 +26,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from fireforget import payload as json_payload
-from fireforget._claims import MOST_EXPIRED, MOST_FORWARDED, Claimed, Claims
+from fireforget._claims import HOOK, MOST_EXPIRED, MOST_FORWARDED, Claimed, Claims
 from fireforget._db import DEFAULT_PATIENCE, Database, translated
+from fireforget._pool import hooks
 from fireforget._pool.board import Board
 from fireforget._pool.child import Host, Runner, flush_submissions
 from fireforget._pool.config import DEFAULT_QUEUES, Settings
@@ -406,7 +407,7 @@ def drain(
     ):
         while (max_jobs is None or len(runs) < max_jobs) and (run := worker.run_next()) is not None:
             runs.append(run)
-            if raise_errors and run.error is not None and is_failure(run.error):
+            if raise_errors and run.error is not None and run.outcome != "postponed" and is_failure(run.error):
                 raise run.error
             if until is not None and until(run):
                 break
@@ -456,10 +457,10 @@ class _InlineWorker:
         self._weights = dict(DEFAULT_QUEUES if weights is None else weights)
         self._strict = strict
         self._lanes = Lanes(self._weights, strict)
-        self._verdicts = Verdicts(registry, Samples(), claims.worker, self.tag, self._clock, lambda question: False)
+        self._verdicts = Verdicts(registry, Samples(), claims.worker, self.tag, self._clock, lambda question: None)
         self._queue = queue
         self._groups = Groups(registry, claims, queue, claims._queues)
-        self._aggregate = definition_of_groups(registry, self.store)
+        self._own = {AGGREGATE: definition_of_groups(registry, self.store), HOOK: hooks.definition(registry, self.tag)}
         self._runner = _HearingRunner(self, self._run_async, self._clock)
         self._loop: asyncio.Runner | None = None
         self._row: Row = ()
@@ -475,7 +476,7 @@ class _InlineWorker:
 
     def definition(self, type: str) -> Definition[Any, Any] | None:
         """Return the handler of a type."""
-        return self._aggregate if type == AGGREGATE else self.registry.match(type)
+        return self._own.get(type) or self.registry.match(type)
 
     def store(self) -> Intake:
         """Return the queue that is drained."""
@@ -496,8 +497,12 @@ class _InlineWorker:
     # --- one job ------------------------------------------------------------------------------------------------------
 
     def run_next(self) -> FinishedRun | None:
-        """Claim, run and settle the next job that is due; None when there is none."""
-        before = self._claim()
+        """Claim, run and settle the next job that is due; None when there is none. Calls of hooks on the way are made too."""
+        while (before := self._claim()) is not None and before.type == HOOK:
+            outcome = self._runner.run(0, self._row)
+            flush_submissions()
+            self._verdicts.told(self._row, outcome)
+            self._settle()
         if before is None:
             return None
         outcome = self._runner.run(0, self._row)
@@ -565,6 +570,7 @@ _OUTCOMES: dict[str, Outcome] = {
     "archived": "archived",
     "expired": "archived",
     "later": "postponed",
+    "excused": "postponed",
     "revoked": "revoked",
     "cancelled": "cancelled",
 }
@@ -618,9 +624,11 @@ def _signed_in(queue: SqliteQueue | RecordingEnqueuer, registry: Registry, weigh
     """Stand in the database as a worker while the block runs: jobs can be ours, and real workers leave them alone."""
 
     def handles(type: str) -> bool:
-        return (type == AGGREGATE and registry.has_aggregators) or registry.match(type) is not None
+        own = (type == AGGREGATE and registry.has_aggregators) or (type == HOOK and registry.has_hooks)
+        return own or registry.match(type) is not None
 
     claims = Claims(queue._database, handles, (), queue._clock)
+    claims.hooks_of_archived = lambda of: hooks.owners_of(registry, of, "on_archived")
     if isinstance(queue, RecordingEnqueuer):
         with _registered(claims, "memory", weights):
             yield claims

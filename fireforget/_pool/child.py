@@ -30,24 +30,25 @@ from typing import Any, Protocol
 
 from fireforget import logs, middleware
 from fireforget import payload as json_payload
-from fireforget._pool import enforcer, groups, schedules
+from fireforget._claims import HOOK
+from fireforget._pool import enforcer, groups, hooks, schedules
 from fireforget._pool.board import Board, Cell, Reason, Slot
 from fireforget._pool.channel import Channel
 from fireforget._pool.config import Settings
 from fireforget._pool.helper import be_quiet
-from fireforget._pool.verdicts import CANCELLED, DEADLINE_PASSED, timed_out_after
+from fireforget._pool.verdicts import CANCELLED, LEAST_UNCOUNTED_DELAY, timed_out_after
 from fireforget._shield import shield
 from fireforget.clock import Clock, to_seconds
 from fireforget.errors import (
+    DEADLINE_PASSED,
     ChildDied,
     Interruption,
     JobCancelled,
     JobTimeout,
     RetryLater,
     RevokeTask,
-    SkipRetry,
 )
-from fireforget.job import Job, running
+from fireforget.job import Job, running, says_failure
 from fireforget.queue_sqlite import Intake, SqliteQueue, public_id
 from fireforget.registry import Definition, PayloadMismatch, Registry
 from fireforget.retry import default_delay, delay_after
@@ -86,6 +87,7 @@ class Runner:
         self._run_async = run_async
         self._clock = clock
         self._chain = middleware.compose(host.registry.middleware)
+        self._no_chain = middleware.compose(())
         self.thread_id = threading.get_ident()
         self.index = -1
         self.interruptible = False
@@ -96,8 +98,8 @@ class Runner:
         """Run a job; return None when it succeeded and leaves nothing behind.
 
         Otherwise ("completed", began, duration, result, note), ("retry", began, duration, delay, error, traceback),
-        ("archived", began, duration, error, traceback), ("expired", error), ("later", delay, why), ("revoked",) or
-        ("cancelled", error).
+        ("archived", began, duration, error, traceback), ("expired", error), ("later", delay, why), ("excused", delay, error),
+        ("revoked",) or ("cancelled", error).
         """
         (_, _, type, queue, payload, headers, retry_count, max_retry, timeout, deadline, nonce, task_id, due, *_rest) = row
         now = self._clock()
@@ -110,12 +112,14 @@ class Runner:
         )  # fmt: skip
         if deadline is not None and deadline <= now:
             return self._expire(job)
+        job._definition = definition
         self.index = index
         self.job = job
         token = running.set(job)
         try:
             self.interruptible = True
-            result = self._chain(job, lambda: self._call(definition, job, payload))
+            chain = self._no_chain if definition.bare else self._chain
+            result = chain(job, lambda: self._call(definition, job, payload))
             self.interruptible = False
         except BaseException as error:
             self.interruptible = False
@@ -170,9 +174,9 @@ class Runner:
         if isinstance(error, JobCancelled):
             return ("cancelled", _shorten(middleware.describe(error)))
         text, trace = _shorten(_text_of(error)), _traceback_of(error)
-        if isinstance(error, SkipRetry | PayloadMismatch) or text == DEADLINE_PASSED:
-            return self._archive(job, text, trace, duration)
-        if job.retry_count >= job.max_retry:
+        if not middleware.is_failure(error, job):
+            return ("excused", max(LEAST_UNCOUNTED_DELAY, self._delay(job, definition, error)), text)
+        if job.retry_count >= job.max_retry or middleware.is_final(error):
             return self._archive(job, text, trace, duration)
         middleware.samples.count("fireforget_jobs_retried_total", (job.pattern, job.queue))
         return ("retry", job.started_at, duration, self._delay(job, definition, error), text, trace)
@@ -219,12 +223,13 @@ class Child:
             return self._definitions[type]
         except KeyError:
             if type == groups.AGGREGATE:
-                self._definitions[type] = groups.definition(self.registry, self.store)
+                definition: Definition[Any, Any] | None = groups.definition(self.registry, self.store)
             elif type.startswith(schedules.TICK):
-                self._definitions[type] = schedules.definition(self.registry, self._path)
+                definition = schedules.definition(self.registry, self._path)
             else:
-                self._definitions[type] = self.registry.match(type)
-            return self._definitions[type]
+                definition = hooks.definition(self.registry, self.tag) if type == HOOK else self.registry.match(type)
+            self._definitions[type] = definition
+            return definition
 
     def send(self, message: Any) -> None:
         """Send a message; safe between threads."""
@@ -251,18 +256,17 @@ class Child:
                 self._answer(*content)
         work.finish()
 
-    def _answer(self, token: int, type: str, retry_count: int, error: str, timed_out: bool) -> None:
-        """Tell after how many seconds a job is to run again whose process was killed: policies run in children alone."""
-        definition = self.definition(type)
-        policy = (
-            definition.retry_delay if definition is not None and definition.retry_delay is not None else self.registry.retry_delay
-        )
+    def _answer(self, token: int, type: str, job_id: str, retry_count: int, text: str, timed_out: bool) -> None:
+        """Tell what the application wants done about a job whose process was killed: when to try again, and whether it counts."""
+        error = JobTimeout(text) if timed_out else ChildDied(text)
+        is_failure = self.registry.is_failure_of(type)
         try:
-            delay = delay_after(policy, retry_count, JobTimeout(error) if timed_out else ChildDied(error))
+            counts = is_failure is None or says_failure(is_failure, error, type, job_id)
+            delay = delay_after(self.registry.retry_delay_of(type), retry_count, error)
         except BaseException as failed:
-            logs.retry_delay_failed(type, "", middleware.describe(failed))
-            delay = default_delay(retry_count)
-        self.send(("answer", token, delay))
+            logs.retry_delay_failed(type, job_id, middleware.describe(failed))
+            counts, delay = True, default_delay(retry_count)
+        self.send(("answer", token, delay, counts))
 
     def report_position(self, position: int, kept: int, runs: int, seconds: float) -> None:
         """Tell the supervisor that all jobs below `position` were taken in, of which those from `kept` on were dropped.

@@ -169,13 +169,13 @@ class Crew:
             child.mailbox.send(("frame", child.sent, share))
             child.sent += len(share)
 
-    def ask_any(self, message: Any) -> bool:
-        """Send a message to any child that can answer; return whether there is one."""
-        for child in self:
+    def ask_any(self, message: Any) -> int | None:
+        """Send a message to any child that can answer; return its slot, None when there is none."""
+        for slot_number, child in self._children.items():
             if child.ready and not child.retiring and not child.mailbox.ended:
                 child.mailbox.send(message)
-                return True
-        return False
+                return slot_number
+        return None
 
     # --- births and deaths --------------------------------------------------------------------------------------------
 
@@ -236,6 +236,7 @@ class Crew:
         for row in child.uncounted.values():
             self.verdicts.count_success(row)
         self._drop(child)
+        self.verdicts.ask_again(child.slot_number)
         self.freed = True
 
     def _lament(self, child: ChildHandle, pid: int, code: int) -> None:
@@ -308,6 +309,7 @@ class Crew:
                 child.ready = True
                 self._backoff = 0.0
                 self.freed = True
+                self.verdicts.ask_again(None)
 
     def _hear_position(
         self, child: ChildHandle, position: int, kept: int, runs: int, seconds: float, delta: metrics.Delta | None, rss: int

@@ -24,7 +24,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from fireforget import _db, logs, metrics
-from fireforget._claims import Claims
+from fireforget._claims import HOOK, Claims
+from fireforget._pool import hooks
 from fireforget._pool.board import Board
 from fireforget._pool.bookkeeper import Bookkeeper
 from fireforget._pool.child import child_main
@@ -122,6 +123,7 @@ class Supervisor:
         queue, settings = self._queue, self._settings
         self.name = f"{socket.gethostname()}:{os.getpid()}:{self._board.path[-8:]}"
         self._claims = Claims(queue._database, self._handles, list(settings.queues), queue._clock)
+        self._claims.hooks_of_archived = lambda of: hooks.owners_of(self._registry, of, "on_archived")
         digests = {name: schedule.digest for name, schedule in self._registry.schedules.items()}
         self._claims.register(self.name, self._board.path, dict(settings.queues), settings.concurrency, settings.threads, digests)
         self._recovery = Recovery(self._claims)
@@ -400,7 +402,8 @@ class Supervisor:
     def _handles(self, type: str) -> bool:
         known = self._known_types.get(type)
         if known is None:
-            own = (type == AGGREGATE and self._registry.has_aggregators) or self._schedules.builds(type)
+            own = (type == AGGREGATE and self._registry.has_aggregators) or (type == HOOK and self._registry.has_hooks)
+            own = own or self._schedules.builds(type)
             known = self._known_types[type] = own or self._registry.match(type) is not None
         return known
 

@@ -10,24 +10,27 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fireforget import logs, metrics
-from fireforget._claims import Settlement
+from fireforget._claims import HOOK, Settlement
+from fireforget._pool import hooks
 from fireforget._pool.board import Reason
 from fireforget.clock import Clock
+from fireforget.errors import DEADLINE_PASSED, ChildDied, JobTimeout
 from fireforget.queue_sqlite import public_id
 from fireforget.registry import Registry
-from fireforget.retry import RetryDelay, default_delay
+from fireforget.retry import default_delay, delay_after, is_ours
 
 Row = tuple[Any, ...]
 """A claimed job; the columns of `_sql.CLAIMED_COLUMNS`."""
 
-DEADLINE_PASSED = "deadline passed"
 CANCELLED = "cancelled while it ran"
 ANSWER_SECONDS = 5.0
-"""How long a child may take to compute a retry delay for a job whose own process was killed."""
+"""How long a child may take to say what the application wants done about a job whose own process was killed."""
+LEAST_UNCOUNTED_DELAY = 1.0
+"""Seconds before a run that counted as no failure is repeated: no attempt is used up, so nothing else would end a storm."""
 
 _NEVER = float("inf")
-_N, _CLAIM, _TYPE, _QUEUE, _RETRY_COUNT, _MAX_RETRY, _TIMEOUT, _NONCE, _TASK_ID, _DUE, _RETENTION = (
-    0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 14
+_N, _CLAIM, _TYPE, _QUEUE, _PAYLOAD, _RETRY_COUNT, _MAX_RETRY, _TIMEOUT, _NONCE, _TASK_ID, _DUE, _RETENTION = (
+    0, 1, 2, 3, 4, 6, 7, 8, 10, 11, 12, 14
 )  # fmt: skip
 
 
@@ -37,7 +40,7 @@ def timed_out_after(seconds: float | None) -> str:
 
 
 class Verdicts:
-    """Collects what became of one worker's jobs. `ask_child` sends a message to any child, and returns whether there was one."""
+    """Collects what became of one worker's jobs. `ask_child` sends a message to any child; it returns its slot, None for none."""
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class Verdicts:
         worker: int,
         tag: str,
         clock: Clock,
-        ask_child: Callable[[Any], bool],
+        ask_child: Callable[[Any], int | None],
     ) -> None:
         self._registry = registry
         self._samples = samples
@@ -54,7 +57,10 @@ class Verdicts:
         self._tag = tag
         self._clock = clock
         self._ask_child = ask_child
-        self._questions: dict[int, tuple[float, Row, tuple[Any, ...]]] = {}
+        self._questions: dict[int, tuple[float, Row, str, float]] = {}
+        self._asked: dict[int, tuple[int, Any]] = {}
+        self._unasked: dict[int, Any] = {}
+        """Questions that no child was there for."""
         self._next_token = 0
         self.settlement = Settlement()
         self.next_due = _NEVER
@@ -64,13 +70,13 @@ class Verdicts:
 
     @property
     def waits_for_answers(self) -> bool:
-        """Whether a child computes a retry delay at this moment."""
+        """Whether a child is asked something at this moment."""
         return bool(self._questions)
 
     @property
     def answers_due(self) -> float:
         """When to give up waiting for the first answer, in monotonic seconds."""
-        return min((deadline for deadline, _, _ in self._questions.values()), default=_NEVER)
+        return min((deadline for deadline, *_ in self._questions.values()), default=_NEVER)
 
     def committed(self) -> None:
         """Start anew: the settlement is in the database."""
@@ -126,13 +132,29 @@ class Verdicts:
         self.settlement.attempts.append((began, duration, error, trace, *self.fence(row)))
         self.settlement.retried.append((now + delay, 1, error, now, *self.fence(row)))
         self.next_due = min(self.next_due, now + delay)
+        self._call_hooks(row, error, "on_failure")
 
     def _archived(self, row: Row, began: float, duration: float, error: str, trace: str | None) -> None:
         self.settlement.attempts.append((began, duration, error, trace, *self.fence(row)))
         self.settlement.archived.append((self._clock(), error, *self.fence(row)))
+        self._call_hooks(row, error, "on_failure", "on_archived")
 
     def _expired(self, row: Row, error: str) -> None:
         self.settlement.archived.append((self._clock(), error, *self.fence(row)))
+        self._call_hooks(row, error, "on_archived")
+
+    def _call_hooks(self, row: Row, error: str, *names: str) -> None:
+        """Have the application's hooks called; they run in a child, as jobs that are stored together with the verdict."""
+        if row[_TYPE] != HOOK:
+            fence = self.fence(row)
+            wanted = [(name, owner) for name, owner, _ in self._registry.hooks_of(row[_TYPE]) if name in names]
+            self.settlement.hooks += [(name, owner, error, *fence) for name, owner in wanted]
+
+    def _excused(self, row: Row, delay: float, error: str) -> None:
+        """The run ended with an error that is no failure: again later, and nothing is counted."""
+        now = self._clock()
+        self.settlement.retried.append((now + delay, 0, error, now, *self.fence(row)))
+        self.next_due = min(self.next_due, now + delay)
 
     def _later(self, row: Row, delay: float, why: str) -> None:
         now = self._clock()
@@ -165,7 +187,7 @@ class Verdicts:
             self._samples.count("fireforget_jobs_returned_total", ("cancelled",))
             self._cancelled(row, CANCELLED)
         elif reason == Reason.DEADLINE:
-            self._archive_killed(row, DEADLINE_PASSED, began)
+            self._archive_killed(row, DEADLINE_PASSED, max(0.0, time.monotonic() - began))
         else:
             self._fail_killed(row, timed_out_after(row[_TIMEOUT]), began, timed_out=True)
 
@@ -174,38 +196,46 @@ class Verdicts:
         self._fail_killed(row, f"child process {pid} died: {_exit_sentence(code)}", began, timed_out=False)
 
     def _fail_killed(self, row: Row, error: str, began: float, *, timed_out: bool) -> None:
-        if row[_RETRY_COUNT] >= row[_MAX_RETRY]:
-            self._archive_killed(row, error, began)
+        duration = max(0.0, time.monotonic() - began)
+        if row[_TYPE] == HOOK:  # a call that is not repeated, since it would end like this again
+            hooks.log_killed(row[_PAYLOAD], self._tag, error)
+            self.settlement.removed.append(self.fence(row))
             return
-        started_at, duration = self._count_killed(row, error, began)
-        self._samples.count("fireforget_jobs_retried_total", (self._pattern(row), row[_QUEUE]))
-        policy = self._policy(row)
-        if callable(policy):
-            self._ask(row, (started_at, duration, error, None), timed_out)
+        policy = self._registry.retry_delay_of(row[_TYPE])
+        is_last = row[_RETRY_COUNT] >= row[_MAX_RETRY]
+        if self._registry.is_failure_of(row[_TYPE]) is not None or not (is_last or is_ours(policy)):
+            self._ask(row, error, duration, timed_out)
+            return
+        failure = JobTimeout(error) if timed_out else ChildDied(error)
+        self._conclude(row, error, duration, 0.0 if is_last else delay_after(policy, row[_RETRY_COUNT], failure))
+
+    def _conclude(self, row: Row, error: str, duration: float, delay: float, *, counts: bool = True) -> None:
+        """Settle a killed run, now that it is known whether it counts and when it is to be repeated."""
+        if not counts:
+            logs.task_not_counted("postponed", *self._names(row), duration, error)
+            self._samples.count("fireforget_jobs_returned_total", ("postponed",))
+            self._excused(row, max(LEAST_UNCOUNTED_DELAY, delay), error)
+        elif row[_RETRY_COUNT] >= row[_MAX_RETRY]:
+            self._archive_killed(row, error, duration)
         else:
-            delay = default_delay(row[_RETRY_COUNT]) if policy is None else float(policy)  # type: ignore[arg-type]
+            started_at = self._count_killed(row, error, duration)
+            self._samples.count("fireforget_jobs_retried_total", (self._pattern(row), row[_QUEUE]))
             self._retry(row, started_at, duration, delay, error, None)
 
-    def _policy(self, row: Row) -> RetryDelay | None:
-        definition = self._registry.match(row[_TYPE])
-        own = None if definition is None else definition.retry_delay
-        return self._registry.retry_delay if own is None else own
-
-    def _archive_killed(self, row: Row, error: str, began: float) -> None:
-        started_at, duration = self._count_killed(row, error, began)
+    def _archive_killed(self, row: Row, error: str, duration: float) -> None:
+        started_at = self._count_killed(row, error, duration)
         self._samples.count("fireforget_jobs_archived_total", (self._pattern(row), row[_QUEUE]))
         self._archived(row, started_at, duration, error, None)
 
-    def _count_killed(self, row: Row, error: str, began: float) -> tuple[float, float]:
-        """Log and count a run that could not do so itself; return when it began, in Unix seconds, and its duration."""
-        duration = max(0.0, time.monotonic() - began)
+    def _count_killed(self, row: Row, error: str, duration: float) -> float:
+        """Log and count a run that could not do so itself; return when it began, in Unix seconds."""
         pattern, job_id, queue, retry_count = self._names(row)
         logs.task_failed(pattern, job_id, queue, retry_count, duration, error)
         self._samples.count("job_processed_total", (pattern, queue, "failed"))
         self._samples.observe("job_duration_seconds", (pattern, queue), duration)
         started_at = self._clock() - duration
         self._samples.observe("job_wait_seconds", (queue,), max(0.0, started_at - row[_DUE]))
-        return started_at, duration
+        return started_at
 
     def _names(self, row: Row) -> tuple[str, str, str, int]:
         """Return what log records and metrics call a job: pattern, id, queue, retry count."""
@@ -216,30 +246,43 @@ class Verdicts:
         definition = self._registry.match(row[_TYPE])
         return definition.pattern if definition is not None else row[_TYPE]
 
-    # --- retry policies of killed jobs ----------------------------------------------------------------------------------
+    # --- what the application wants done about killed jobs ---------------------------------------------------------------
 
-    def _ask(self, row: Row, attempt: tuple[Any, ...], timed_out: bool) -> None:
-        """Have a child compute the delay, since the application's functions run in children alone."""
+    def _ask(self, row: Row, error: str, duration: float, timed_out: bool) -> None:
+        """Have a child say whether the run counts, and compute the delay: the application's functions run in children alone."""
         self._next_token += 1
-        message = ("question", self._next_token, row[_TYPE], row[_RETRY_COUNT], attempt[2], timed_out)
-        self._questions[self._next_token] = (time.monotonic() + ANSWER_SECONDS, row, attempt)
-        if not self._ask_child(message):
-            self.answered(self._next_token, default_delay(row[_RETRY_COUNT]))
+        message = ("question", self._next_token, row[_TYPE], self._names(row)[1], row[_RETRY_COUNT], error, timed_out)
+        self._questions[self._next_token] = (time.monotonic() + ANSWER_SECONDS, row, error, duration)
+        self._unasked[self._next_token] = message
+        self.ask_again(None)
 
-    def answered(self, token: int, delay: float) -> None:
-        """A child has computed a delay in seconds; one that comes too late is ignored."""
+    def ask_again(self, dead: int | None) -> None:
+        """Ask what nobody was there for, and what was asked of the child in slot `dead`, which has died."""
+        for token, (slot, message) in list(self._asked.items()):
+            if slot == dead:
+                self._unasked[token] = message
+                del self._asked[token]
+        for token, message in list(self._unasked.items()):
+            slot_number = self._ask_child(message)
+            if slot_number is not None:
+                self._asked[token] = (slot_number, self._unasked.pop(token))
+
+    def answered(self, token: int, delay: float, counts: bool) -> None:
+        """A child has said after how many seconds to try again, and whether the run counts; too late, it is ignored."""
         question = self._questions.pop(token, None)
+        self._asked.pop(token, None)
+        self._unasked.pop(token, None)
         if question is not None:
-            _, row, (began, duration, error, trace) = question
-            self._retry(row, began, duration, delay, error, trace)
+            _, row, error, duration = question
+            self._conclude(row, error, duration, delay, counts=counts)
 
     def give_up_waiting(self, *, all: bool) -> None:
         """Use the default delay where no answer came in time; with `all`, for every question."""
         now = time.monotonic()
-        for token, (deadline, row, _) in list(self._questions.items()):
+        for token, (deadline, row, *_) in list(self._questions.items()):
             if all or now >= deadline:
                 logs.retry_delay_failed(row[_TYPE], "", "no answer in time")
-                self.answered(token, default_delay(row[_RETRY_COUNT]))
+                self.answered(token, default_delay(row[_RETRY_COUNT]), True)
 
 
 def exit_word(code: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from fireforget import _cli_output as output
 from fireforget._cli_common import Refused, add_command, add_group, check_queue, confirm, database_of, opened, wants_json
 from fireforget._cli_parser import a_duration
+from fireforget._limits import LIMITS
 from fireforget.errors import QueueNotEmpty
 from fireforget.inspector import GroupInfo, Inspector, QueueStats, WorkerInfo
 from fireforget.task import State
@@ -61,6 +62,7 @@ def add_queue(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     resume = add_command(queue, "resume", _resume, "have workers claim from queues again", "queue resume low")
     delete = add_command(queue, "delete", _delete, "delete queues", "queue delete old\nqueue delete old --force --yes")
+    _add_limits(queue)
     for command in (pause, resume, delete):
         command.add_argument("names", metavar="NAME", nargs="+")
     delete.add_argument("--force", action="store_true", help="with all jobs; not while any of them runs")
@@ -77,6 +79,36 @@ def add_group_list(commands: "argparse._SubParsersAction[Any]") -> None:
     listing.add_argument(
         "--app", metavar="APP", help="the application, module:registry: its aggregators say when a group completes"
     )
+
+
+def _add_limits(queue: "argparse._SubParsersAction[Any]") -> None:
+    limits = add_command(
+        queue,
+        "limits",
+        _limits,
+        "print or set how many jobs that ended a queue keeps, and for how long",
+        "queue limits low\nqueue limits low --archived-max 10000 --archived-age 90d\nqueue limits low --archived-max none",
+    )
+    limits.add_argument("name", metavar="NAME")
+    for limit in LIMITS:
+        state, _, kind = limit.partition("_")
+        help = (
+            f"keep at most N {state} jobs, or all: none"
+            if kind == "max"
+            else f"keep {state} jobs for S seconds, or for ever: none"
+        )
+        value = _a_limit if kind == "max" else _an_age
+        limits.add_argument(f"--{state}-{kind}", dest=limit, type=value, metavar="N" if kind == "max" else "S", help=help)
+
+
+def _a_limit(text: str) -> int | str:
+    if text != "none" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, nor none")
+    return text if text == "none" else int(text)
+
+
+def _an_age(text: str) -> float | str:
+    return text if text == "none" else a_duration(text)
 
 
 def add_worker_list(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -213,6 +245,23 @@ def _report(arguments: argparse.Namespace, changed: dict[str, bool], done: str, 
     else:
         for name, was in changed.items():
             print(f"{output.printable(name)}: {done if was else not_done}")
+    return 0
+
+
+def _limits(arguments: argparse.Namespace) -> int:
+    given = {limit: value for limit in LIMITS if (value := getattr(arguments, limit)) is not None}
+    changes = {limit: None if value == "none" else value for limit, value in given.items()}
+    with opened(arguments) as (_, inspector):
+        check_queue(inspector, arguments.name)
+        limits = vars(inspector.set_limits(arguments.name, **changes) if changes else inspector.limits(arguments.name))
+    if wants_json(arguments):
+        output.print_json({"queue": arguments.name, **limits})
+        return 0
+    rows = []
+    for state in (State.ARCHIVED, State.COMPLETED, State.CANCELLED):
+        most, age = limits[f"{state}_max"], limits[f"{state}_age"]
+        rows.append([state, "all" if most is None else f"{most:,}", "for ever" if age is None else output.duration(age)])
+    output.print_table(["state", "at most", "for"], rows, empty="")
     return 0
 
 

@@ -49,6 +49,16 @@ CREATE TABLE fireforget_queue (
     paused_at REAL
 ) WITHOUT ROWID;
 
+-- What a queue keeps of jobs that ended, by state: how many, and for how many seconds. No row, or NULL, is without limit.
+CREATE TABLE fireforget_keep (
+    queue TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    most INTEGER,
+    age REAL,
+    PRIMARY KEY (queue, state),
+    CONSTRAINT state_has_ended CHECK (state IN (5, 6, 9))
+) WITHOUT ROWID;
+
 CREATE TABLE fireforget_worker (
     n INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL,

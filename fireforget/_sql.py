@@ -603,6 +603,36 @@ LIMIT :most
 
 DELETE_JOB = "DELETE FROM fireforget_job WHERE n = ?"
 
+# --- limits of what a queue keeps ------------------------------------------------------------------------------------------
+
+LIMITS = "SELECT queue, state, most, age FROM fireforget_keep"
+LIMITS_OF_QUEUE = "SELECT state, most, age FROM fireforget_keep WHERE queue = :queue"
+
+SET_LIMIT = """
+INSERT INTO fireforget_keep (queue, state, most, age)
+VALUES (:queue, :state, :most, :age)
+ON CONFLICT (queue, state) DO UPDATE SET most = :most, age = :age
+"""
+
+DELETE_LIMIT = "DELETE FROM fireforget_keep WHERE queue = :queue AND state = :state"
+DELETE_LIMITS_OF_QUEUE = "DELETE FROM fireforget_keep WHERE queue = :queue"
+
+# A queue with limits is known, like one that was paused.
+KNOW_QUEUE = "INSERT INTO fireforget_queue (name, paused_at) VALUES (:queue, NULL) ON CONFLICT (name) DO NOTHING"
+
+# `state > 4` is the index's own WHERE. Its order is that in which jobs ended.
+_ENDED = "FROM fireforget_job INDEXED BY fireforget_resting WHERE state > 4 AND state = :state AND queue = :queue"
+
+OLDEST_ENDED = f"SELECT min(completed_at) {_ENDED}"
+ENDED_BEFORE = f"SELECT n {_ENDED} AND completed_at <= :before ORDER BY completed_at, n LIMIT :batch"
+
+# Counting walks the index of one queue and state: a read, on a thread that nobody waits for.
+ENDED_BEYOND = f"""
+SELECT n {_ENDED}
+ORDER BY completed_at, n
+LIMIT max(0, min(:batch, (SELECT count(*) {_ENDED}) - :most))
+"""
+
 # --- inspection and administration ----------------------------------------------------------------------------------------
 # Jobs are listed by row number, which no index has within a state. Two ways lead there. By the index of the state, sorting its
 # numbers: the cost is that of the jobs in the state. Or through the table, a window of row numbers at a time: cheap where the

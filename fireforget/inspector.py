@@ -21,11 +21,12 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final
 
-from fireforget import _db, _schedules, _sql, cron
+from fireforget import _db, _limits, _schedules, _sql, cron
 from fireforget import payload as json_payload
 from fireforget._backup import Backup as Backup  # noqa: PLC0414  (public here)
 from fireforget._doctor import Finding as Finding  # noqa: PLC0414  (public here)
 from fireforget._doctor import examine
+from fireforget._limits import QueueLimits
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import Seconds, to_datetime, to_seconds
 from fireforget.errors import (
@@ -316,12 +317,42 @@ class Inspector:
         with self._changing() as connection:
             return bool(connection.execute(_sql.RESUME_QUEUE, {"queue": name}).rowcount)
 
+    def limits(self, name: str) -> QueueLimits:
+        """Return what a queue keeps of jobs that ended; of one that has no limits, which is all out of the box, everything."""
+        with self._reading() as connection:
+            return _limits.read(connection, name)
+
+    def set_limits(
+        self,
+        name: str,
+        *,
+        archived_max: int | _Unchanged | None = UNCHANGED,
+        archived_age: Seconds | _Unchanged | None = UNCHANGED,
+        completed_max: int | _Unchanged | None = UNCHANGED,
+        completed_age: Seconds | _Unchanged | None = UNCHANGED,
+        cancelled_max: int | _Unchanged | None = UNCHANGED,
+        cancelled_age: Seconds | _Unchanged | None = UNCHANGED,
+    ) -> QueueLimits:
+        """Limit what a queue keeps of jobs that ended, and return all its limits.
+
+        Each state has a number of jobs and an age, in seconds since they ended. What is not given stays; None removes a limit.
+        They are stored, and hold for every worker from now on: workers delete what is too many or too old, the oldest first, in
+        the background. Any name is allowed, so that limits can be set before the first job.
+
+        One transaction. Raises `InvalidOption` for a blank name, for what is no limit, and when none was given.
+        """
+        values = (archived_max, archived_age, completed_max, completed_age, cancelled_max, cancelled_age)
+        given = dict(zip(_limits.LIMITS, values, strict=True))
+        checked = _limits.check(name, {limit: value for limit, value in given.items() if value is not UNCHANGED})
+        with self._changing() as connection:
+            return _limits.write(connection, name, checked)
+
     def delete_queue(self, name: str, *, force: bool = False) -> int:
         """Delete a queue, and with `force` all its jobs and their attempts; return how many jobs that were.
 
         Without `force` raises `QueueNotEmpty` when it has jobs. Running jobs are never deleted: with any, `QueueNotEmpty` says
         so and nothing is changed; one that a worker claims in the meantime stays, and the error says how many were deleted. A
-        pause ends with the queue. Raises `UnknownQueue`.
+        pause and limits end with the queue. Raises `UnknownQueue`.
         """
         counts = self.queue_stats(name).counts
         size = sum(counts.values())
@@ -335,6 +366,7 @@ class Inspector:
             left = sum(jobs for _, jobs in connection.execute(_sql.COUNT_JOBS_OF_QUEUE, {"queue": name}))
             if not left:
                 connection.execute(_sql.DELETE_QUEUE, {"queue": name})
+                _limits.forget(connection, name)
         if left:
             raise QueueNotEmpty(
                 name, left, f" that came or were claimed meanwhile; {deleted} were deleted: pause it and try again"

@@ -29,6 +29,11 @@ METRICS: dict[str, tuple[str, Labels, str]] = {
     "fireforget_jobs_retried_total": ("counter", ("task_type", "queue"), "Failed runs that will be tried again."),
     "fireforget_jobs_archived_total": ("counter", ("task_type", "queue"), "Jobs that failed for good."),
     "fireforget_jobs_returned_total": ("counter", ("reason",), "Runs that counted no attempt, by reason."),
+    "fireforget_jobs_trimmed_total": (
+        "counter",
+        ("queue", "state"),
+        "Jobs deleted since their queue keeps no more, or no older.",
+    ),
     "fireforget_results_discarded_total": ("counter", (), "Results that came after the job had another owner."),
     "fireforget_child_deaths_total": ("counter", ("reason",), "Children that ended unasked, by signal or exit code."),
     "fireforget_worker_children": ("gauge", (), "Children that are alive."),

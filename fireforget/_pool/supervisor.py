@@ -38,6 +38,7 @@ from fireforget._pool.notice import LOOKS, POLL_SECONDS, Notice
 from fireforget._pool.plan import Lanes
 from fireforget._pool.recovery import CHECK_SECONDS, Recovery
 from fireforget._pool.schedules import Schedules
+from fireforget._pool.trimmer import Trimmer
 from fireforget._pool.verdicts import Row, Verdicts
 from fireforget.clock import Seconds, to_seconds
 from fireforget.errors import HelperDied, SchemaTooNew, StoreCorrupt, StoreError, StoreReplaced, WorkerError
@@ -152,6 +153,8 @@ class Supervisor:
         if settings.metrics_file is not None:
             self._bookkeeper = Bookkeeper(settings, queue._database, self._samples, self._crew.count, self._clock)
             self._bookkeeper.start()
+        self._trimmer = Trimmer(queue._database, self._samples, self._clock)
+        self._trimmer.start()
         self._wake_read, wake_write = os.pipe()
         for descriptor in (self._wake_read, wake_write):
             os.set_blocking(descriptor, False)
@@ -247,6 +250,8 @@ class Supervisor:
             return
         if self._bookkeeper is not None and (self._verdicts.settlement or self._crew.has_jobs or self._looks):
             self._bookkeeper.something_happened()
+        if self._verdicts.settlement or self._looks:
+            self._trimmer.something_happened()
         try:
             self._look_around(now)
             self._transact()
@@ -464,6 +469,7 @@ class Supervisor:
         if self._may_write and self._verdicts.settlement:
             self._write_last_settlement()
         self._enforcer.stop()
+        self._trimmer.stop()
         if self._bookkeeper is not None:
             self._bookkeeper.stop()
         self._notice.close()

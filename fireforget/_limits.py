@@ -1,0 +1,138 @@
+"""How much history a queue keeps: limits by count and age for archived, completed and cancelled jobs, and trimming to them.
+
+Limits stand in the database, so that they hold for every worker; without any nothing is trimmed. A worker trims in the background
+(`_pool.trimmer`), a few jobs in a transaction, the oldest first. Several workers may do it at once: each picks the oldest of one
+consistent view, so they pick the same jobs, and never more than are too many.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from fireforget import _db, _sql
+from fireforget._schema import STATE_NUMBER, STATE_OF_NUMBER
+from fireforget.clock import Clock, to_seconds
+from fireforget.errors import InvalidOption
+from fireforget.task import State, check_options
+
+MOST_TRIMMED = 100
+"""Jobs that one transaction trims: well below a millisecond of the write lock."""
+
+_NEVER = float("inf")
+
+
+@dataclass(frozen=True)
+class QueueLimits:
+    """What a queue keeps of jobs that ended; None: all of them, for ever. Ages are in seconds since they ended.
+
+    A completed job's own `retention` ends sooner or later than its queue's limit: whichever is first holds.
+    """
+
+    archived_max: int | None = None
+    archived_age: float | None = None
+    completed_max: int | None = None
+    completed_age: float | None = None
+    cancelled_max: int | None = None
+    cancelled_age: float | None = None
+
+
+LIMITS = tuple(field.name for field in fields(QueueLimits))
+"""The names of the limits: a state and `max` or `age`."""
+
+STATES = (State.ARCHIVED, State.COMPLETED, State.CANCELLED)
+
+
+def check(name: str, given: dict[str, Any]) -> dict[str, int | float | None]:
+    """Return the given limits in the store's terms; raises `InvalidOption` for a blank queue and for what is no limit."""
+    check_options({"queue": name})
+    if not given:
+        raise InvalidOption("limits", name, f"give at least one of {', '.join(LIMITS)}")
+    checked: dict[str, int | float | None] = {}
+    for limit, value in given.items():
+        if value is None or limit.endswith("_age"):
+            checked[limit] = None if value is None else to_seconds(limit, value, above_minimum=True)
+        elif isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+            raise InvalidOption(limit, value, "give how many jobs to keep, 0 or more, or None for all")
+        else:
+            checked[limit] = value
+    return checked
+
+
+def read(connection: Any, name: str) -> QueueLimits:
+    """Return the limits of a queue."""
+    values: dict[str, Any] = {}
+    for number, most, age in connection.execute(_sql.LIMITS_OF_QUEUE, {"queue": name}):
+        state = STATE_OF_NUMBER[number]
+        values |= {f"{state}_max": most, f"{state}_age": age}
+    return QueueLimits(**values)
+
+
+def write(connection: Any, name: str, changes: dict[str, int | float | None]) -> QueueLimits:
+    """Change limits of a queue inside the open transaction, and return all that it has then."""
+    values = {**vars(read(connection, name)), **changes}
+    connection.execute(_sql.KNOW_QUEUE, {"queue": name})
+    for state in STATES:
+        most, age = values[f"{state}_max"], values[f"{state}_age"]
+        parameters = {"queue": name, "state": STATE_NUMBER[state], "most": most, "age": age}
+        connection.execute(_sql.DELETE_LIMIT if most is None and age is None else _sql.SET_LIMIT, parameters)
+    return QueueLimits(**values)
+
+
+def forget(connection: Any, name: str) -> None:
+    """Remove the limits of a queue inside the open transaction."""
+    connection.execute(_sql.DELETE_LIMITS_OF_QUEUE, {"queue": name})
+
+
+class Trimming:
+    """Trims one database to its limits, a few jobs at a time; for one thread. What it trims is not synced to the disk."""
+
+    def __init__(self, database: _db.Database, clock: Clock) -> None:
+        self._own = database.sibling("normal")
+        self._wal = _db.WalKeeper(database.path, _db.WORKER_WAL_BYTES)
+        self._clock = clock
+        self.next_at = _NEVER
+        """When the next job is too old, in Unix seconds, as of the last `step`; infinity: none will be."""
+
+    def step(self) -> tuple[str, State, int] | None:
+        """Trim up to `MOST_TRIMMED` jobs of one queue and state; return queue, state and number, None when nothing was too many.
+
+        Only a read where there is nothing to trim. Raises `StoreError`s, and then nothing was trimmed.
+        """
+        now = self._clock()
+        self.next_at = _NEVER
+        with self._own.use() as connection:
+            for queue, number, most, age in connection.execute(_sql.LIMITS).fetchall():
+                numbers = self._surplus(connection, {"queue": queue, "state": number}, most, age, now)
+                if numbers:
+                    break
+            else:
+                return None
+        return queue, STATE_OF_NUMBER[number], self._delete(number, numbers)
+
+    def _surplus(self, connection: Any, of: dict[str, Any], most: int | None, age: float | None, now: float) -> list[int]:
+        """Return the numbers of the oldest jobs that are too old or too many; each statement sees one consistent view."""
+        if age is not None:
+            oldest = connection.execute(_sql.OLDEST_ENDED, of).fetchone()[0]
+            if oldest is not None and oldest + age <= now:
+                parameters = {**of, "before": now - age, "batch": MOST_TRIMMED}
+                return [n for (n,) in connection.execute(_sql.ENDED_BEFORE, parameters)]
+            if oldest is not None:
+                self.next_at = min(self.next_at, oldest + age)
+        if most is None:
+            return []
+        return [n for (n,) in connection.execute(_sql.ENDED_BEYOND, {**of, "most": most, "batch": MOST_TRIMMED})]
+
+    def _delete(self, state: int, numbers: list[int]) -> int:
+        with _db.translated(self._own.path), _db.begun(self._own, _db.DEFAULT_PATIENCE) as connection:
+            try:
+                deleted: int = connection.executemany(_sql.remove(state), [{"n": n} for n in numbers]).rowcount
+                connection.executemany(_sql.DELETE_ATTEMPTS_OF_GONE, [(n,) for n in numbers])
+                connection.execute("COMMIT")
+            except BaseException:
+                _db.rollback(connection)
+                raise
+            self._wal.after_commit(connection)
+        return deleted
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._own.close()

@@ -71,7 +71,7 @@ class Reactions(NamedTuple):
 class Definition(Generic[P, R]):
     """A registered handler: call it to run the plain function, or make tasks for it with `task`."""
 
-    bare = False
+    _bare = False
     """Whether it runs without middleware, which is for what is no job of the application's."""
 
     def __init__(
@@ -432,12 +432,12 @@ class Registry:
         return None if longest is None else self._aggregators[longest]
 
     @property
-    def has_hooks(self) -> bool:
+    def _has_hooks(self) -> bool:
         """Whether any `on_failure` or `on_archived` is registered."""
         everywhere: list[Reactions | Definition[Any, Any]] = [self._reactions, *self._definitions.values()]
         return any(each.on_failure is not None or each.on_archived is not None for each in everywhere)
 
-    def hooks_of(self, type: str) -> list[tuple[HookName, str, Hook]]:
+    def _hooks_of(self, type: str) -> list[tuple[HookName, str, Hook]]:
         """Return the hooks for jobs of a type: the name, whose it is ("handler" or "registry"), and the function."""
         own = self.match(type)
         homes = [] if own is None else [("handler", own.on_failure, own.on_archived)]
@@ -450,12 +450,12 @@ class Registry:
                 found.append(("on_archived", owner, on_archived))
         return found
 
-    def is_failure_of(self, type: str) -> IsFailure | None:
+    def _is_failure_of(self, type: str) -> IsFailure | None:
         """Return what tells failures from what is none for jobs of a type: the handler's, else the registry's, else None."""
         definition = self.match(type)
         return self._reactions.is_failure if definition is None else definition.is_failure
 
-    def retry_delay_of(self, type: str) -> RetryDelay | None:
+    def _retry_delay_of(self, type: str) -> RetryDelay | None:
         """Return the retry delay for jobs of a type: the handler's, else the registry's; None is the default."""
         definition = self.match(type)
         return self.retry_delay if definition is None or definition.retry_delay is None else definition.retry_delay

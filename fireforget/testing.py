@@ -624,7 +624,7 @@ def _signed_in(queue: SqliteQueue | RecordingEnqueuer, registry: Registry, weigh
     """Stand in the database as a worker while the block runs: jobs can be ours, and real workers leave them alone."""
 
     def handles(type: str) -> bool:
-        own = (type == AGGREGATE and registry.has_aggregators) or (type == HOOK and registry.has_hooks)
+        own = (type == AGGREGATE and registry.has_aggregators) or (type == HOOK and registry._has_hooks)
         return own or registry.match(type) is not None
 
     claims = Claims(queue._database, handles, (), queue._clock)

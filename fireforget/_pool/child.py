@@ -118,7 +118,7 @@ class Runner:
         token = running.set(job)
         try:
             self.interruptible = True
-            chain = self._no_chain if definition.bare else self._chain
+            chain = self._no_chain if definition._bare else self._chain
             result = chain(job, lambda: self._call(definition, job, payload))
             self.interruptible = False
         except BaseException as error:
@@ -259,10 +259,10 @@ class Child:
     def _answer(self, token: int, type: str, job_id: str, retry_count: int, text: str, timed_out: bool) -> None:
         """Tell what the application wants done about a job whose process was killed: when to try again, and whether it counts."""
         error = JobTimeout(text) if timed_out else ChildDied(text)
-        is_failure = self.registry.is_failure_of(type)
+        is_failure = self.registry._is_failure_of(type)
         try:
             counts = is_failure is None or says_failure(is_failure, error, type, job_id)
-            delay = delay_after(self.registry.retry_delay_of(type), retry_count, error)
+            delay = delay_after(self.registry._retry_delay_of(type), retry_count, error)
         except BaseException as failed:
             logs.retry_delay_failed(type, job_id, middleware.describe(failed))
             counts, delay = True, default_delay(retry_count)

@@ -18,7 +18,7 @@ from fireforget.registry import Definition, HookName, Registry
 
 def owners_of(registry: Registry, type: str, name: HookName) -> list[str]:
     """Return whose hooks of a name there are for jobs of a type: "handler", "registry"."""
-    return [owner for each, owner, _ in registry.hooks_of(type) if each == name]
+    return [owner for each, owner, _ in registry._hooks_of(type) if each == name]
 
 
 def definition(registry: Registry, tag: str) -> Definition[Any, Any]:
@@ -29,7 +29,7 @@ def definition(registry: Registry, tag: str) -> Definition[Any, Any]:
         own = registry.match(info.type)
         if own is not None:  # what it enqueues takes over what the job itself would have passed on
             current_job()._definition = own
-        for name, whose, function in registry.hooks_of(info.type):
+        for name, whose, function in registry._hooks_of(info.type):
             if (name, whose) == (hook, owner):
                 try:
                     function(info, error)
@@ -37,7 +37,7 @@ def definition(registry: Registry, tag: str) -> Definition[Any, Any]:
                     logs.hook_failed(hook, own.pattern if own is not None else info.type, info.id, describe(failed))
 
     found: Definition[Any, Any] = Definition(HOOK, call, {}, None)
-    found.bare = True
+    found._bare = True
     return found
 
 

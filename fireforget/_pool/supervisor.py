@@ -407,7 +407,7 @@ class Supervisor:
     def _handles(self, type: str) -> bool:
         known = self._known_types.get(type)
         if known is None:
-            own = (type == AGGREGATE and self._registry.has_aggregators) or (type == HOOK and self._registry.has_hooks)
+            own = (type == AGGREGATE and self._registry.has_aggregators) or (type == HOOK and self._registry._has_hooks)
             own = own or self._schedules.builds(type)
             known = self._known_types[type] = own or self._registry.match(type) is not None
         return known

@@ -147,7 +147,7 @@ class Verdicts:
         """Have the application's hooks called; they run in a child, as jobs that are stored together with the verdict."""
         if row[_TYPE] != HOOK:
             fence = self.fence(row)
-            wanted = [(name, owner) for name, owner, _ in self._registry.hooks_of(row[_TYPE]) if name in names]
+            wanted = [(name, owner) for name, owner, _ in self._registry._hooks_of(row[_TYPE]) if name in names]
             self.settlement.hooks += [(name, owner, error, *fence) for name, owner in wanted]
 
     def _excused(self, row: Row, delay: float, error: str) -> None:
@@ -201,9 +201,9 @@ class Verdicts:
             hooks.log_killed(row[_PAYLOAD], self._tag, error)
             self.settlement.removed.append(self.fence(row))
             return
-        policy = self._registry.retry_delay_of(row[_TYPE])
+        policy = self._registry._retry_delay_of(row[_TYPE])
         is_last = row[_RETRY_COUNT] >= row[_MAX_RETRY]
-        if self._registry.is_failure_of(row[_TYPE]) is not None or not (is_last or is_ours(policy)):
+        if self._registry._is_failure_of(row[_TYPE]) is not None or not (is_last or is_ours(policy)):
             self._ask(row, error, duration, timed_out)
             return
         failure = JobTimeout(error) if timed_out else ChildDied(error)

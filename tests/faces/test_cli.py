@@ -625,6 +625,15 @@ def test_all_jobs_of_a_group_are_changed_together(ok, queue):
     }
 
 
+def test_the_limits_of_a_queue_are_set_and_shown(ok, refused, queue):
+    """What is not given stays; `none` removes a limit; a bare call only prints."""
+    members = json.loads(ok("queue", "limits", "low", "--archived-max", "10000", "--archived-age", "90d", "--json"))
+    assert (members["archived_max"], members["archived_age"], members["completed_max"]) == (10000, 90 * 86400, None)
+    assert re.search(r"^archived +10,000 +90 d$", ok("queue", "limits", "low"), re.MULTILINE)
+    assert re.search(r"^archived +10,000 +for ever$", ok("queue", "limits", "low", "--archived-age", "none"), re.MULTILINE)
+    assert "not a whole number" in refused(2, "queue", "limits", "low", "--cancelled-max", "-1")
+
+
 # --- the file -----------------------------------------------------------------------------------------------------------------
 
 

@@ -464,3 +464,16 @@ def test_a_transaction_claims_no_more_than_some_mebibytes(queue, claims):
     assert sum(sizes) == 50
     assert sizes[0] <= 32
     assert max(sizes[1:]) <= 8
+
+
+@pytest.mark.parametrize("end", ["returned", "archived"])
+def test_a_job_that_was_cancelled_under_a_dead_worker_does_not_run_again(queue, new_claims, end):
+    """Whoever cancelled it wants it ended; its unique key is free."""
+    dead, alive = new_claims(), new_claims()
+    job = queue.enqueue(Task("t"), unique_for=60, unique_key="k")
+    (row,) = claim(dead)
+    Inspector(queue).cancel(job.id)
+    alive.take_over(dead.worker, frozenset({row.n}), counts=end == "archived")
+    assert queue.get(job.id).state == "cancelled"
+    assert claim(alive) == []
+    assert queue.enqueue(Task("t"), unique_for=60, unique_key="k").state == "pending"

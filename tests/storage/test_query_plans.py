@@ -8,6 +8,7 @@ import pytest
 from fireforget import Task, _sql
 
 NUMBERS = dict.fromkeys(("now", "most", "n", "nonce", "worker", "claim", "died", "most_0", "most_1", "most_2"), 1)
+NUMBERS.update(dict.fromkeys(("state", "before", "batch"), 1))
 NAMES = dict.fromkeys(("queue", "unique_key", "task_id", "error", "key", "type", *(f"type_{n}" for n in range(100))), "x")
 NAMES.update(dict.fromkeys(("queue_0", "queue_1", "queue_2", "type_0_0", "type_1_0", "type_1_1", "type_2_0"), "x"))
 
@@ -25,6 +26,9 @@ HOT = {
     "HOLDER_OF_KEY": (_sql.HOLDER_OF_KEY, "fireforget_unique_key"),
     "JOB_BY_TASK_ID": (_sql.JOB_BY_TASK_ID, "fireforget_task_id"),
     "JOBS_OF_WORKER": (_sql.JOBS_OF_WORKER, "fireforget_active"),
+    "OLDEST_ENDED": (_sql.OLDEST_ENDED, "fireforget_resting"),
+    "ENDED_BEFORE": (_sql.ENDED_BEFORE, "fireforget_resting"),
+    "ENDED_BEYOND": (_sql.ENDED_BEYOND, "fireforget_resting"),
     "CANCEL_REQUESTED": (_sql.CANCEL_REQUESTED, "fireforget_cancel"),
     "LOOK_AT_KEY": (_sql.LOOK_AT_KEY, "sqlite_autoindex_fireforget_idempotency_1"),
     "REMOVE_EXPIRED_KEYS": (_sql.REMOVE_EXPIRED_KEYS, "fireforget_idempotency_expiry"),
@@ -33,7 +37,7 @@ BY_ROW_NUMBER = {
     name: getattr(_sql, name)
     for name in (
         "COMPLETE", "RETRY_LATER", "ARCHIVE", "CANCEL_ACTIVE", "PUT_BACK", "WRITE_RESULT", "WRITE_PROGRESS",
-        "JOB_BY_NUMBER", "RETURN_JOB", "ARCHIVE_AFTER_DEATHS", "DELETE_JOB",
+        "JOB_BY_NUMBER", "RETURN_JOB", "ARCHIVE_AFTER_DEATHS", "DELETE_JOB", "SUBJECT_OF_HOOK",
     )
 }  # fmt: skip
 BY_ROW_NUMBER["remove 64 settled jobs"] = _sql.remove_settled(64)

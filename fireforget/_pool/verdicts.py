@@ -23,6 +23,8 @@ Row = tuple[Any, ...]
 """A claimed job; the columns of `_sql.CLAIMED_COLUMNS`."""
 
 CANCELLED = "cancelled while it ran"
+KilledRun = tuple[float, float]
+"""When a run began whose process was killed, in Unix seconds, and how many seconds it took."""
 ANSWER_SECONDS = 5.0
 """How long a child may take to say what the application wants done about a job whose own process was killed."""
 LEAST_UNCOUNTED_DELAY = 1.0
@@ -57,7 +59,7 @@ class Verdicts:
         self._tag = tag
         self._clock = clock
         self._ask_child = ask_child
-        self._questions: dict[int, tuple[float, Row, str, float]] = {}
+        self._questions: dict[int, tuple[float, Row, str, KilledRun, bool]] = {}
         self._asked: dict[int, tuple[int, Any]] = {}
         self._unasked: dict[int, Any] = {}
         """Questions that no child was there for."""
@@ -187,7 +189,7 @@ class Verdicts:
             self._samples.count("fireforget_jobs_returned_total", ("cancelled",))
             self._cancelled(row, CANCELLED)
         elif reason == Reason.DEADLINE:
-            self._archive_killed(row, DEADLINE_PASSED, max(0.0, time.monotonic() - began))
+            self._archive_killed(row, DEADLINE_PASSED, self._run_since(began))
         else:
             self._fail_killed(row, timed_out_after(row[_TIMEOUT]), began, timed_out=True)
 
@@ -196,46 +198,51 @@ class Verdicts:
         self._fail_killed(row, f"child process {pid} died: {_exit_sentence(code)}", began, timed_out=False)
 
     def _fail_killed(self, row: Row, error: str, began: float, *, timed_out: bool) -> None:
-        duration = max(0.0, time.monotonic() - began)
+        run = self._run_since(began)
         if row[_TYPE] == HOOK:  # a call that is not repeated, since it would end like this again
             hooks.log_killed(row[_PAYLOAD], self._tag, error)
             self.settlement.removed.append(self.fence(row))
             return
         policy = self._registry._retry_delay_of(row[_TYPE])
-        is_last = row[_RETRY_COUNT] >= row[_MAX_RETRY]
-        if self._registry._is_failure_of(row[_TYPE]) is not None or not (is_last or is_ours(policy)):
-            self._ask(row, error, duration, timed_out)
-            return
-        failure = JobTimeout(error) if timed_out else ChildDied(error)
-        self._conclude(row, error, duration, 0.0 if is_last else delay_after(policy, row[_RETRY_COUNT], failure))
-
-    def _conclude(self, row: Row, error: str, duration: float, delay: float, *, counts: bool = True) -> None:
-        """Settle a killed run, now that it is known whether it counts and when it is to be repeated."""
-        if not counts:
-            logs.task_not_counted("postponed", *self._names(row), duration, error)
-            self._samples.count("fireforget_jobs_returned_total", ("postponed",))
-            self._excused(row, max(LEAST_UNCOUNTED_DELAY, delay), error)
+        if self._registry._is_failure_of(row[_TYPE]) is not None:
+            self._ask(row, error, run, timed_out, counted=False)
         elif row[_RETRY_COUNT] >= row[_MAX_RETRY]:
-            self._archive_killed(row, error, duration)
+            self._archive_killed(row, error, run)
         else:
-            started_at = self._count_killed(row, error, duration)
-            self._samples.count("fireforget_jobs_retried_total", (self._pattern(row), row[_QUEUE]))
-            self._retry(row, started_at, duration, delay, error, None)
+            self._count_killed(row, error, run)
+            if is_ours(policy):
+                failure = JobTimeout(error) if timed_out else ChildDied(error)
+                self._retry_killed(row, error, run, delay_after(policy, row[_RETRY_COUNT], failure))
+            else:
+                self._ask(row, error, run, timed_out, counted=True)
 
-    def _archive_killed(self, row: Row, error: str, duration: float) -> None:
-        started_at = self._count_killed(row, error, duration)
+    def _run_since(self, began: float) -> KilledRun:
+        """Return a run that has just ended: when it began, in Unix seconds, and its duration; `began` is monotonic."""
+        duration = max(0.0, time.monotonic() - began)
+        return self._clock() - duration, duration
+
+    def _retry_killed(self, row: Row, error: str, run: KilledRun, delay: float) -> None:
+        self._samples.count("fireforget_jobs_retried_total", (self._pattern(row), row[_QUEUE]))
+        self._retry(row, *run, delay, error, None)
+
+    def _excuse_killed(self, row: Row, error: str, run: KilledRun, delay: float) -> None:
+        logs.task_not_counted("postponed", *self._names(row), run[1], error)
+        self._samples.count("fireforget_jobs_returned_total", ("postponed",))
+        self._excused(row, max(LEAST_UNCOUNTED_DELAY, delay), error)
+
+    def _archive_killed(self, row: Row, error: str, run: KilledRun) -> None:
+        self._count_killed(row, error, run)
         self._samples.count("fireforget_jobs_archived_total", (self._pattern(row), row[_QUEUE]))
-        self._archived(row, started_at, duration, error, None)
+        self._archived(row, *run, error, None)
 
-    def _count_killed(self, row: Row, error: str, duration: float) -> float:
-        """Log and count a run that could not do so itself; return when it began, in Unix seconds."""
+    def _count_killed(self, row: Row, error: str, run: KilledRun) -> None:
+        """Log and count a run that could not do so itself."""
+        started_at, duration = run
         pattern, job_id, queue, retry_count = self._names(row)
         logs.task_failed(pattern, job_id, queue, retry_count, duration, error)
         self._samples.count("job_processed_total", (pattern, queue, "failed"))
         self._samples.observe("job_duration_seconds", (pattern, queue), duration)
-        started_at = self._clock() - duration
         self._samples.observe("job_wait_seconds", (queue,), max(0.0, started_at - row[_DUE]))
-        return started_at
 
     def _names(self, row: Row) -> tuple[str, str, str, int]:
         """Return what log records and metrics call a job: pattern, id, queue, retry count."""
@@ -248,11 +255,14 @@ class Verdicts:
 
     # --- what the application wants done about killed jobs ---------------------------------------------------------------
 
-    def _ask(self, row: Row, error: str, duration: float, timed_out: bool) -> None:
-        """Have a child say whether the run counts, and compute the delay: the application's functions run in children alone."""
+    def _ask(self, row: Row, error: str, run: KilledRun, timed_out: bool, *, counted: bool) -> None:
+        """Have a child say whether the run counts, and compute the delay: the application's functions run in children alone.
+
+        `counted` says that it counts, is in the log and the metrics, and only the delay is asked for.
+        """
         self._next_token += 1
         message = ("question", self._next_token, row[_TYPE], self._names(row)[1], row[_RETRY_COUNT], error, timed_out)
-        self._questions[self._next_token] = (time.monotonic() + ANSWER_SECONDS, row, error, duration)
+        self._questions[self._next_token] = (time.monotonic() + ANSWER_SECONDS, row, error, run, counted)
         self._unasked[self._next_token] = message
         self.ask_again(None)
 
@@ -272,9 +282,17 @@ class Verdicts:
         question = self._questions.pop(token, None)
         self._asked.pop(token, None)
         self._unasked.pop(token, None)
-        if question is not None:
-            _, row, error, duration = question
-            self._conclude(row, error, duration, delay, counts=counts)
+        if question is None:
+            return
+        _, row, error, run, counted = question
+        if not counts:
+            self._excuse_killed(row, error, run, delay)
+        elif row[_RETRY_COUNT] >= row[_MAX_RETRY]:
+            self._archive_killed(row, error, run)
+        else:
+            if not counted:
+                self._count_killed(row, error, run)
+            self._retry_killed(row, error, run, delay)
 
     def give_up_waiting(self, *, all: bool) -> None:
         """Use the default delay where no answer came in time; with `all`, for every question."""

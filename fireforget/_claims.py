@@ -32,6 +32,9 @@ _SLICES = ((16 * 1024, 128), (64 * 1024, 32), (float("inf"), 4))
 _FIRST_SLICE = 32
 _REMOVED_TOGETHER = (64, 8, 1)
 """Jobs that one statement removes: a few sizes, so that the statements stay prepared."""
+HISTORY_DAYS = 90
+"""Days for which what was processed is kept day by day."""
+SECONDS_OF_DAY = 86400
 MOST_DEATHS = 3
 """A job under which a worker has died this often is archived."""
 HOOK = "fireforget:hook"
@@ -127,6 +130,7 @@ class Claims:
         self._slice = _FIRST_SLICE
         self.hooks_of_archived: Callable[[str], Sequence[str]] = lambda _: ()
         """Returns whose `on_archived` is to be called for a job of a type."""
+        self._history_day = -1
         self.unhandled: list[tuple[str, str]] = []
         """Pairs of a served queue and a type without a handler that `lanes` has found; the first few."""
 
@@ -260,6 +264,17 @@ class Claims:
         for hook, owner, error, n, _, claim in s.hooks:
             self._insert_hook(hook, owner, error, n, claim)
         return late
+
+    def add_to_history(self, rows: list[tuple[str, int, int]]) -> None:
+        """Add (queue, processed, failed) to the history of today, inside the open transaction; a new day folds the oldest."""
+        day = int(self._clock() // SECONDS_OF_DAY)
+        if day != self._history_day:
+            self._history_day = day
+            oldest = {"oldest": day - HISTORY_DAYS + 1}
+            self.connection.execute(_sql.FOLD_DAYS, oldest)
+            self.connection.execute(_sql.DELETE_FOLDED_DAYS, oldest)
+        parameters = [{"queue": queue, "day": day, "processed": ended, "failed": failed} for queue, ended, failed in rows]
+        self.connection.executemany(_sql.ADD_TO_DAY, parameters)
 
     def _remove(self, fences: Sequence[Fence]) -> int:
         """Remove jobs that are done with; return how many were not ours any more."""

@@ -388,7 +388,7 @@ def _are_busy(workers: Sequence[WorkerRow], load: dict[int, int]) -> bool:
 
 def _archived(patient: _Patient) -> _Found:
     counted = patient.connection.execute(_sql.COUNT_JOBS).fetchall()
-    piles = {queue: jobs for queue, number, jobs in counted if STATE_OF_NUMBER[number] is State.ARCHIVED}
+    piles = {queue: jobs for queue, number, jobs, _ in counted if STATE_OF_NUMBER[number] is State.ARCHIVED}
     for queue, jobs in piles.items():
         if jobs > MANY_ARCHIVED:
             yield (

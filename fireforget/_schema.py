@@ -111,6 +111,15 @@ CREATE TABLE fireforget_job (
     CONSTRAINT active_has_a_worker CHECK ((state = 3) = (worker IS NOT NULL))
 );
 
+-- Runs that ended, by UTC day (days since 1970-01-01); those of days that are not kept one by one any more stand under day 0.
+CREATE TABLE fireforget_day (
+    queue TEXT NOT NULL,
+    day INTEGER NOT NULL,
+    processed INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    PRIMARY KEY (queue, day)
+) WITHOUT ROWID;
+
 CREATE TABLE fireforget_attempt (
     job INTEGER NOT NULL,
     attempt INTEGER NOT NULL,
@@ -166,13 +175,16 @@ CREATE TABLE fireforget_schedule_event (
 
 # Claims walk `fireforget_claim` in the order in which jobs are to run and stop after as many as they want: neither history nor
 # jobs that are not due, nor types without a handler, are ever stepped over. The others hold only the rows of their own states.
-# `state > 4` rather than a list of states: for a list of three SQLite builds a set in memory at every write.
+# `state > 4` rather than a list of states: for a list of three SQLite builds a set in memory at every write. Of the two for those
+# `fireforget_resting` has them in the order in which they ended, to be trimmed, and `fireforget_listed` in that of n, which is in
+# every index behind its columns, to be counted and listed a page at a time without sorting.
 _INDEXES = """
 CREATE INDEX fireforget_claim ON fireforget_job (queue, type, priority DESC, due) WHERE state = 2;
 CREATE INDEX fireforget_due ON fireforget_job (due, queue, state) WHERE state IN (1, 4);
 CREATE INDEX fireforget_active ON fireforget_job (worker, queue) WHERE state = 3;
 CREATE INDEX fireforget_cancel ON fireforget_job (worker) WHERE state = 3 AND cancel_requested_at IS NOT NULL;
 CREATE INDEX fireforget_resting ON fireforget_job (state, queue, completed_at) WHERE state > 4;
+CREATE INDEX fireforget_listed ON fireforget_job (state, queue) WHERE state > 4;
 CREATE INDEX fireforget_group ON fireforget_job (queue, group_name, enqueued_at) WHERE state = 7 AND batch IS NULL;
 CREATE INDEX fireforget_batch ON fireforget_job (batch) WHERE batch IS NOT NULL;
 CREATE INDEX fireforget_expiry ON fireforget_job (expires_at) WHERE expires_at IS NOT NULL;

@@ -103,49 +103,31 @@ JOB_COLUMNS = (
 JOB_BY_NUMBER = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE n = :n AND nonce = :nonce AND task_id IS NULL"
 JOB_BY_TASK_ID = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE task_id = :task_id"
 
-# By row number: paging goes on where it stopped, and a job that changes its state in between is neither seen twice nor missed.
-JOBS_OF_STATE = f"""
-SELECT {JOB_COLUMNS}
-FROM fireforget_job
-WHERE n > :after
-  AND state = :state
-  AND (:queue IS NULL OR queue = :queue)
-ORDER BY n
-LIMIT :limit
-"""
-
 TAG = "SELECT value FROM fireforget_meta WHERE key = 'tag'"
 SCHEMA_VERSION = "SELECT value FROM fireforget_meta WHERE key = 'schema_version'"
 
-# Each branch counts within the index of its own states, so that the table itself is never read.
+# Each branch counts within the index of its own states, so that the table itself is never read. The oldest due time of the
+# pending ones comes with it: a million of them are walked through once.
 COUNT_JOBS = f"""
-SELECT queue, {PENDING} AS state, count(*) AS jobs
+SELECT queue, {PENDING} AS state, count(*) AS jobs, min(due) AS oldest
 FROM fireforget_job INDEXED BY fireforget_claim
 WHERE state = {PENDING}
 GROUP BY queue
 UNION ALL
-SELECT queue, state, count(*)
+SELECT queue, state, count(*), NULL
 FROM fireforget_job INDEXED BY fireforget_due
 WHERE state IN ({SCHEDULED}, {RETRY})
 GROUP BY queue, state
 UNION ALL
-SELECT queue, {ACTIVE}, count(*)
+SELECT queue, {ACTIVE}, count(*), NULL
 FROM fireforget_job INDEXED BY fireforget_active
 WHERE state = {ACTIVE}
 GROUP BY queue
 UNION ALL
-SELECT queue, state, count(*)
-FROM fireforget_job INDEXED BY fireforget_resting
+SELECT queue, state, count(*), NULL
+FROM fireforget_job INDEXED BY fireforget_listed
 WHERE state > 4
 GROUP BY state, queue
-"""
-
-# The first row of each type in a queue's claim index is its oldest of the highest priority; the oldest of all needs them all.
-OLDEST_DUE = f"""
-SELECT queue, min(due)
-FROM fireforget_job INDEXED BY fireforget_claim
-WHERE state = {PENDING}
-GROUP BY queue
 """
 
 QUEUES = "SELECT name, paused_at FROM fireforget_queue"
@@ -165,9 +147,53 @@ SELECT name, host, pid, queues, concurrency, threads, started_at, (
     SELECT count(*)
     FROM fireforget_job INDEXED BY fireforget_active
     WHERE state = {ACTIVE} AND worker = fireforget_worker.n
-)
+), lock_file, boot_id
 FROM fireforget_worker
 ORDER BY n
+"""
+
+JOBS_IN_HANDS = f"""
+SELECT {JOB_COLUMNS}
+FROM fireforget_job INDEXED BY fireforget_active
+WHERE state = {ACTIVE} AND worker = (SELECT n FROM fireforget_worker WHERE name = :name)
+ORDER BY n
+LIMIT :most
+"""
+
+# What was processed by day; day 0 is what came before the days that are kept.
+TOTALS = """
+SELECT
+    queue,
+    coalesce(sum(CASE WHEN day = :today THEN processed END), 0),
+    coalesce(sum(CASE WHEN day = :today THEN failed END), 0),
+    sum(processed),
+    sum(failed)
+FROM fireforget_day
+GROUP BY queue
+"""
+
+TOTALS_OF_QUEUE = TOTALS.replace("GROUP BY queue", "WHERE queue = :queue GROUP BY queue")
+
+DAYS = """
+SELECT day, sum(processed), sum(failed)
+FROM fireforget_day
+WHERE day >= :first
+  AND (:queue IS NULL OR queue = :queue)
+GROUP BY day
+"""
+
+DELETE_DAYS = "DELETE FROM fireforget_day WHERE queue = :queue"
+
+# One job of a sample. What a row takes beside its texts, and in the indexes, is `_inspect_facts.ROW_BYTES`.
+SIZE_OF_JOB = """
+SELECT
+    queue,
+    length(type) + length(queue) + coalesce(length(payload), 0) + coalesce(length(headers), 0) + coalesce(length(result), 0)
+        + coalesce(length(last_error), 0)
+FROM fireforget_job
+WHERE n >= :n
+ORDER BY n
+LIMIT 1
 """
 
 # --- workers: their own row ---------------------------------------------------------------------------------------------
@@ -553,6 +579,25 @@ INSERT INTO fireforget_job (
 VALUES (abs(random() % 4294967296), :type, :queue, {PENDING}, {2**62}, :now, :payload, :headers, 0, :timeout, 0, :now)
 """
 
+# --- workers: what was processed ------------------------------------------------------------------------------------------
+
+ADD_TO_DAY = """
+INSERT INTO fireforget_day (queue, day, processed, failed)
+VALUES (:queue, :day, :processed, :failed)
+ON CONFLICT (queue, day) DO UPDATE SET processed = processed + :processed, failed = failed + :failed
+"""
+
+# Days that are too old are added up under day 0, so that totals stay whole.
+FOLD_DAYS = """
+INSERT INTO fireforget_day (queue, day, processed, failed)
+SELECT queue, 0, sum(processed), sum(failed)
+FROM fireforget_day
+WHERE day BETWEEN 1 AND :oldest - 1
+GROUP BY queue
+ON CONFLICT (queue, day) DO UPDATE SET processed = processed + excluded.processed, failed = failed + excluded.failed
+"""
+DELETE_FOLDED_DAYS = "DELETE FROM fireforget_day WHERE day BETWEEN 1 AND :oldest - 1"
+
 # --- workers: the jobs of dead ones -------------------------------------------------------------------------------------
 
 JOBS_OF_WORKER = f"SELECT n, claim, worker_deaths, type FROM fireforget_job WHERE state = {ACTIVE} AND worker = :worker"
@@ -634,26 +679,30 @@ LIMIT max(0, min(:batch, (SELECT count(*) {_ENDED}) - :most))
 """
 
 # --- inspection and administration ----------------------------------------------------------------------------------------
-# Jobs are listed by row number, which no index has within a state. Two ways lead there. By the index of the state, sorting its
-# numbers: the cost is that of the jobs in the state. Or through the table, a window of row numbers at a time: cheap where the
-# state is common. `Inspector` takes the first where few jobs are in the state.
+# Jobs are listed by row number. Of those that rest, the index has each queue's in this order. For the others there are two ways:
+# by the index of the state, sorting its numbers, which costs what the jobs in the state cost; or through the table, a window of
+# row numbers at a time, which is cheap where the state is common. `_inspect_find` takes the first where few are in the state.
 
 _DUE_TERM = f"state IN ({SCHEDULED}, {RETRY})"
 _ENDED_TERM = f"state IN ({COMPLETED}, {ARCHIVED}, {CANCELLED})"
+FIRST_RESTING = 5
 
 # The term repeats the index's own WHERE, word for word: SQLite uses a partial index only where the query implies it.
 _INDEX_OF_STATE = {
     PENDING: ("fireforget_claim", f"state = {PENDING}"),
     ACTIVE: ("fireforget_active", f"state = {ACTIVE}"),
     **dict.fromkeys((SCHEDULED, RETRY), ("fireforget_due", _DUE_TERM)),
-    **{number: ("fireforget_resting", "state > 4") for number in STATE_NUMBER.values() if number > 4},
+    **{number: ("fireforget_listed", "state > 4") for number in STATE_NUMBER.values() if number >= FIRST_RESTING},
 }
+
+_AGE = f"CASE WHEN {_ENDED_TERM} THEN coalesce(completed_at, enqueued_at) ELSE enqueued_at END"
 
 _FILTERS = {
     "queue": "queue = :queue",
     "type": "type = :type",
     "type_prefix": "substr(type, 1, length(:type_prefix)) = :type_prefix",
-    "before": f"CASE WHEN {_ENDED_TERM} THEN coalesce(completed_at, enqueued_at) ELSE enqueued_at END <= :before",
+    "before": f"{_AGE} <= :before",
+    "since": f"{_AGE} > :since",
     "error": "instr(last_error, :error) > 0",
     "as_read": "payload IS :as_read",
     "group": "group_name = :group",
@@ -661,8 +710,16 @@ _FILTERS = {
 """What jobs can be narrowed by: the name of the parameter, and its condition."""
 
 
+# Text that a payload must have to match, so that most are passed over without decoding them. It may be written otherwise with a
+# backslash, and a number with an exponent: whoever reads the payload decides.
+def _hint(name: str) -> str:
+    exponent = " OR payload GLOB '*[0-9][eE]*'" if name.startswith("number_") else ""
+    return f"(instr(payload, :{name}) > 0 OR instr(payload, '\\') > 0{exponent})"
+
+
 def _where(state: int | None, filters: Iterable[str]) -> str:
-    return "".join(f"\n  AND {term}" for term in [f"state = {state}"] * (state is not None) + [_FILTERS[f] for f in filters])
+    terms = [f"state = {state}"] * (state is not None) + [_FILTERS.get(name) or _hint(name) for name in filters]
+    return "".join(f"\n  AND {term}" for term in terms)
 
 
 def matching(state: int | None, filters: Iterable[str], *, by_index: bool) -> str:
@@ -675,6 +732,32 @@ WHERE n > :after
   AND n <= :last{term and f" AND {term}"}{_where(state, filters)}
 ORDER BY n
 LIMIT :most
+"""
+
+
+@cache
+def queues_in(state: int) -> str:
+    """Return the statement for the first `:most` queues with jobs in a pending or resting state, skipping from one to another."""
+    index, term = _INDEX_OF_STATE[state]
+    first = f"SELECT queue FROM fireforget_job INDEXED BY {index} WHERE {term} AND state = {state}"
+    return f"""
+WITH RECURSIVE found(queue) AS (
+    SELECT ({first} ORDER BY queue LIMIT 1)
+    UNION ALL
+    SELECT ({first} AND queue > found.queue ORDER BY queue LIMIT 1) FROM found WHERE found.queue IS NOT NULL
+)
+SELECT queue FROM found WHERE queue IS NOT NULL LIMIT :most
+"""
+
+
+QUEUES_OF_OTHERS = f"""
+SELECT queue FROM fireforget_job INDEXED BY fireforget_due WHERE {_DUE_TERM}
+UNION
+SELECT queue FROM fireforget_job INDEXED BY fireforget_active WHERE state = {ACTIVE}
+UNION
+SELECT name FROM fireforget_queue
+UNION
+SELECT queue FROM fireforget_day
 """
 
 
@@ -692,25 +775,30 @@ FROM (
 """
 
 
+@cache
+def next_resting(state: int) -> str:
+    """Return the statement for the number of the next job of a resting state and a queue above `:after`."""
+    index, term = _INDEX_OF_STATE[state]
+    return (
+        f"SELECT min(n) FROM fireforget_job INDEXED BY {index} WHERE {term} AND state = {state} AND queue = :queue AND n > :after"
+    )
+
+
 # Where the next window begins: numbers of jobs that are gone are not walked through one window after another.
 NEXT_NUMBER = "SELECT min(n) FROM fireforget_job WHERE n > :after"
 LAST_NUMBER = "SELECT max(n) FROM fireforget_job"
 
 COUNT_JOBS_OF_QUEUE = "\nUNION ALL\n".join(
-    f"SELECT state, count(*) FROM fireforget_job INDEXED BY {index} WHERE {term} AND queue = :queue GROUP BY state"
+    f"SELECT state, count(*), {'min(due)' if index == 'fireforget_claim' else 'NULL'} "
+    f"FROM fireforget_job INDEXED BY {index} WHERE {term} AND queue = :queue GROUP BY state"
     for index, term in dict.fromkeys(_INDEX_OF_STATE.values())
 )
 
-OLDEST_DUE_OF_QUEUE = f"""
-SELECT min(due)
-FROM fireforget_job INDEXED BY fireforget_claim
-WHERE state = {PENDING} AND queue = :queue
-"""
-
-# A queue is known when it has jobs, was paused once, or is served by a worker.
+# A queue is known when it has or had jobs, was paused once, or is served by a worker.
 KNOWS_QUEUE = "SELECT " + "\n    OR ".join(
     [
         "EXISTS (SELECT 1 FROM fireforget_queue WHERE name = :queue)",
+        "EXISTS (SELECT 1 FROM fireforget_day WHERE queue = :queue)",
         *(
             f"EXISTS (SELECT 1 FROM fireforget_job INDEXED BY {index} WHERE {term} AND queue = :queue)"
             for index, term in dict.fromkeys(_INDEX_OF_STATE.values())
@@ -839,12 +927,15 @@ GROUP BY worker
 # The latest jobs are enough to see that a producer's clock is wrong.
 LATEST_ENQUEUED = "SELECT max(enqueued_at) FROM (SELECT enqueued_at FROM fireforget_job ORDER BY n DESC LIMIT 1000)"
 
-# For ids that were mistyped: the job with the same number, and task_ids that begin alike.
-IDS_OF_NUMBER = "SELECT n, nonce, task_id FROM fireforget_job WHERE n = :n"
-TASK_IDS_LIKE = """
+# For ids that were mistyped, or are to be completed: jobs by number, and task_ids around the place where one would stand.
+IDS_OF_NUMBERS = "SELECT n, nonce FROM fireforget_job WHERE n BETWEEN :first AND :last AND task_id IS NULL ORDER BY n LIMIT :most"
+HAS_TASK_ID = "SELECT EXISTS (SELECT 1 FROM fireforget_job WHERE task_id = :task_id)"
+TASK_IDS_FROM = """
 SELECT task_id
 FROM fireforget_job INDEXED BY fireforget_task_id
-WHERE task_id IS NOT NULL AND task_id >= :beginning
+WHERE task_id IS NOT NULL AND task_id >= :task_id
 ORDER BY task_id
 LIMIT :most
 """
+TASK_IDS_BEFORE = TASK_IDS_FROM.replace(">=", "<").replace("ORDER BY task_id", "ORDER BY task_id DESC")
+LAST_IDS = "SELECT n, nonce, task_id FROM fireforget_job ORDER BY n DESC LIMIT :most"

@@ -1,222 +1,78 @@
-"""Look into a queue and steer it: counts, jobs, attempts, workers, schedules; run, archive, delete, cancel, update; pause and
-resume.
+"""Look into a queue and steer it: counts, history, jobs, attempts, workers, groups, schedules; run, archive, delete, cancel,
+update; pause and resume.
 
 Reads are short, each one, so that no reader keeps the WAL from shrinking. Every change of one job is one write transaction that
 looks at the job's state first, so it is safe beside workers: a job that a worker claims at the same moment is either changed
-before the claim, or is active by then and the call says so. Operations over many jobs are many such transactions, of at most
-`MOST_IN_A_TRANSACTION` jobs, with pauses in which workers and producers get their turn; a program that is killed in between has
-changed some of the jobs and not the others.
+before the claim, or is active by then and the call says so. Operations over many jobs are many such transactions, of at most a
+thousand jobs, with pauses in which workers and producers get their turn; a program that is killed in between has changed some of
+the jobs and not the others.
 
 What may be done to a job in which state stands in `RUNNABLE`, `ARCHIVABLE`, `CANCELLABLE`, `DELETABLE` and `UPDATABLE`.
+
+The records are in `_inspect_facts`; reading, writing and finding one job in `_inspect_access`; finding many in `_inspect_find`;
+what a change does in `_inspect_change`; whether a worker lives in `_inspect_workers`; ids that are nearly right in
+`_inspect_ids`.
 """
 
 import json
 import os
-import re
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import Enum
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import Any
 
-from fireforget import _db, _limits, _schedules, _sql, cron
-from fireforget import payload as json_payload
-from fireforget._backup import Backup as Backup  # noqa: PLC0414  (public here)
-from fireforget._doctor import Finding as Finding  # noqa: PLC0414  (public here)
-from fireforget._doctor import examine
+from fireforget import _limits, _schedules, _sql, cron
+from fireforget._backup import Backup
+from fireforget._claims import HISTORY_DAYS, SECONDS_OF_DAY
+from fireforget._doctor import Finding, examine
+from fireforget._inspect_access import STATE, Access, Connection, instant, state_of
+from fireforget._inspect_change import (
+    ARCHIVABLE,
+    CANCEL_IT,
+    CANCELLABLE,
+    DELETABLE,
+    RESCHEDULABLE,
+    RUN_REMEDIES,
+    RUNNABLE,
+    UNCHANGED,
+    UPDATABLE,
+    UPDATE_REMEDIES,
+    Changer,
+    Unchanged,
+)
+from fireforget._inspect_facts import ROW_BYTES, Attempt, DayStats, GroupInfo, QueueStats, ScheduleEvent, ScheduleInfo, WorkerInfo
+from fireforget._inspect_find import MOST_READ, Filter, Finder
+from fireforget._inspect_ids import Ids
+from fireforget._inspect_workers import is_alive
 from fireforget._limits import QueueLimits
 from fireforget._schema import STATE_OF_NUMBER
-from fireforget.clock import Seconds, to_datetime, to_seconds
-from fireforget.errors import (
-    DuplicateTask,
-    InvalidOption,
-    InvalidPayload,
-    JobActive,
-    QueueNotEmpty,
-    ScheduleInUse,
-    UnknownJob,
-    UnknownQueue,
-    UnknownSchedule,
-    WrongState,
-)
-from fireforget.queue_sqlite import SqliteQueue, _duplicate, _parse_generated, find_job, info_of, public_id, unique_key_of
+from fireforget.clock import Seconds, to_datetime
+from fireforget.errors import InvalidOption, QueueNotEmpty, ScheduleInUse, UnknownQueue, UnknownSchedule
+from fireforget.queue_sqlite import SqliteQueue, info_of
 from fireforget.registry import Registry
 from fireforget.task import State, TaskInfo, check_options
 
-MOST_IN_A_TRANSACTION = 1000
-"""Jobs that an operation over many changes in one transaction."""
-_LONGEST_HOLD = 0.1  # seconds of the write lock for such a transaction, before the next one is made smaller
-_MOST_READ = 20_000  # numbers of jobs that one read collects for such an operation
-_WINDOW = 20_000  # row numbers that one read of the table steps over
-_MOST_ROWS = 500  # read at a time, with their payloads
-_MOST_SORTED = 350_000  # with no more jobs in a state, their numbers are sorted instead of walking the table
-_MOST_PENDING_SORTED = 150_000  # the widest index
-_MOST_FILTERED = 20_000  # where each of them has to be looked at as well
+__all__ = [
+    "ARCHIVABLE",
+    "CANCELLABLE",
+    "DELETABLE",
+    "RUNNABLE",
+    "UNCHANGED",
+    "UPDATABLE",
+    "Attempt",
+    "Backup",
+    "DayStats",
+    "Finding",
+    "GroupInfo",
+    "Inspector",
+    "QueueStats",
+    "ScheduleEvent",
+    "ScheduleInfo",
+    "WorkerInfo",
+]
 
-RUNNABLE = frozenset({State.SCHEDULED, State.RETRY, State.ARCHIVED, State.CANCELLED, State.COMPLETED, State.AGGREGATING})
-ARCHIVABLE = frozenset(
-    {State.PENDING, State.SCHEDULED, State.RETRY, State.COMPLETED, State.CANCELLED, State.AGGREGATING, State.BLOCKED}
-)
-CANCELLABLE = frozenset({State.PENDING, State.SCHEDULED, State.RETRY, State.ACTIVE, State.AGGREGATING, State.BLOCKED})
-DELETABLE = frozenset(State) - {State.ACTIVE}
-UPDATABLE = frozenset(State) - {State.ACTIVE, State.COMPLETED}
-_RESCHEDULABLE = frozenset({State.PENDING, State.SCHEDULED, State.RETRY})
-
-
-# --- errors -----------------------------------------------------------------------------------------------------------
-
-
-# --- what is known ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class QueueStats:
-    """One queue as it is now."""
-
-    name: str
-    counts: dict[State, int]
-    """How many jobs are in each state, zeros included."""
-    latency: float
-    """Seconds that the oldest pending job has been due; 0 when none is pending."""
-    paused: bool
-    paused_at: datetime | None = None
-    """Since when it has been paused; None when it is not."""
-
-    @property
-    def size(self) -> int:
-        """All jobs stored, in whatever state."""
-        return sum(self.counts.values())
-
-
-@dataclass(frozen=True)
-class WorkerInfo:
-    """One worker that has signed in; one that was killed stands here until the next one takes over from it."""
-
-    name: str
-    host: str
-    pid: int
-    queues: dict[str, int]
-    concurrency: int
-    threads: int
-    started_at: datetime
-    active: int
-    """Jobs in its hands: running, or about to."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One failed run of a job."""
-
-    number: int
-    started_at: datetime
-    duration: float
-    """Seconds."""
-    worker: str
-    error: str
-    traceback: str | None
-
-
-@dataclass(frozen=True)
-class GroupInfo:
-    """Jobs of one group in one queue that wait to be handed over together."""
-
-    queue: str
-    name: str
-    size: int
-    """How many jobs wait."""
-    oldest: datetime
-    """When the first of them was enqueued."""
-    newest: datetime
-    """When the last of them was."""
-    closed: bool
-    """Whether the group is complete, and its aggregator is to run, runs, or has failed; later jobs are a group of their own."""
-    completes_at: datetime | None
-    """When an open group is complete if nothing more comes; None where no aggregator is known."""
-
-
-@dataclass(frozen=True)
-class ScheduleInfo:
-    """One schedule as it stands in the database."""
-
-    name: str
-    type: str
-    """Of the tasks that it enqueues."""
-    queue: str
-    expression: str
-    timezone: str
-    missed: str
-    """What becomes of missed ticks: run_once, skip or catch_up."""
-    next_at: datetime | None
-    """When it ticks next, as far as a worker runs then that has it; None while it is paused."""
-    last_at: datetime | None
-    """The last tick that was enqueued."""
-    paused: bool
-    paused_at: datetime | None
-    workers: int
-    """How many running workers have it in their registry."""
-
-    def upcoming(self, count: int, start: datetime | None = None) -> list[datetime]:
-        """Return the next ticks after `start` (an aware datetime; None: now), in the schedule's zone, whether paused or not."""
-        return cron.parse(self.expression, self.timezone).upcoming(start or datetime.now(UTC), count)
-
-
-@dataclass(frozen=True)
-class ScheduleEvent:
-    """What became of a tick."""
-
-    tick: datetime
-    at: datetime
-    """When it was enqueued."""
-    outcome: str
-    """enqueued; refused, since another job held its unique key; or missed, where nothing was enqueued for one tick or several."""
-    job_id: str | None
-    """The job, which need not be stored any more; while a payload is being built, the job that does so."""
-    detail: str | None
-    """Why it was refused, or what was missed."""
-
-
-class _Unchanged(Enum):
-    UNCHANGED = "unchanged"
-
-    def __repr__(self) -> str:
-        return "UNCHANGED"
-
-
-UNCHANGED: Final = _Unchanged.UNCHANGED
-"""The default of arguments of `Inspector.update` for which None is a value."""
-
-
-@dataclass(frozen=True)
-class _Filter:
-    """Which jobs an operation is about."""
-
-    state: State | None
-    parameters: dict[str, Any]
-    """For the conditions of `_sql` that are named so."""
-    payload: Mapping[str, Any] | None
-
-    @property
-    def number(self) -> int | None:
-        return None if self.state is None else _sql.number_of(self.state)
-
-    @property
-    def by_index_alone(self) -> bool:
-        """Whether an index answers it, without a look at the jobs themselves."""
-        return self.state is not None and self.payload is None and self.parameters.keys() <= {"queue"}
-
-    def admits(self, payload_text: Any) -> bool:
-        """Return whether a stored payload has the members that are wanted; one that is no JSON object has none."""
-        if self.payload is None:
-            return True
-        try:
-            members = json_payload.decode(payload_text)
-        except (ValueError, TypeError, RecursionError):
-            return False
-        return isinstance(members, dict) and all(
-            name in members and _same_json(members[name], value) for name, value in self.payload.items()
-        )
+_QUEUES_IN_ORDER = (State.PENDING, *(state for state in State if _sql.number_of(state) >= _sql.FIRST_RESTING))  # by index
+_SAMPLED = 100  # jobs, for the estimate of a queue's bytes
+_EPOCH = date(1970, 1, 1)
 
 
 class Inspector:
@@ -224,83 +80,171 @@ class Inspector:
 
     def __init__(self, queue: SqliteQueue) -> None:
         self._queue = queue
+        self._access = Access(queue)
+        self._finder = Finder(self._access)
+        self._changer = Changer(self._access, self._finder)
+        self._ids = Ids(self._access)
 
     # --- queues and workers -------------------------------------------------------------------------------------------
 
     def queues(self) -> list[QueueStats]:
-        """Return every queue that has jobs or was paused, by name."""
-        with self._reading() as connection:
+        """Return every queue that has or had jobs, or was paused, by name.
+
+        A million jobs are counted in about a tenth of a second, in one read.
+        """
+        with self._access.reading() as connection:
             counted = connection.execute(_sql.COUNT_JOBS).fetchall()
-            oldest = dict(connection.execute(_sql.OLDEST_DUE).fetchall())
             paused = dict(connection.execute(_sql.QUEUES).fetchall())
-        counts: dict[str, dict[State, int]] = {name: _zeros() for name in paused}
-        for name, number, jobs in counted:
+            totals = {queue: row for queue, *row in connection.execute(_sql.TOTALS, {"today": self._today()})}
+            sizes = self._sizes(connection)
+        counts: dict[str, dict[State, int]] = {name: _zeros() for name in (*paused, *totals)}
+        oldest: dict[str, float] = {}
+        for name, number, jobs, due in counted:
             counts.setdefault(name, _zeros())[STATE_OF_NUMBER[number]] += jobs
-        return [self._stats(name, by_state, oldest.get(name), paused.get(name)) for name, by_state in sorted(counts.items())]
+            if due is not None:
+                oldest[name] = due
+        return [
+            self._stats(name, by_state, oldest.get(name), paused.get(name), totals.get(name), sizes)
+            for name, by_state in sorted(counts.items())
+        ]
 
     def queue_stats(self, name: str) -> QueueStats:
-        """Return one queue; raises `UnknownQueue` when it has no jobs, was never paused and no worker serves it."""
+        """Return one queue; raises `UnknownQueue` when it never had jobs, was never paused and no worker serves it."""
         parameters = {"queue": name}
-        with self._reading() as connection:
-            counts = _zeros()
-            for number, jobs in connection.execute(_sql.COUNT_JOBS_OF_QUEUE, parameters):
+        with self._access.reading() as connection:
+            counts, oldest = _zeros(), None
+            for number, jobs, due in connection.execute(_sql.COUNT_JOBS_OF_QUEUE, parameters):
                 counts[STATE_OF_NUMBER[number]] += jobs
-            oldest = connection.execute(_sql.OLDEST_DUE_OF_QUEUE, parameters).fetchone()[0]
+                oldest = due if due is not None else oldest
             paused = dict(connection.execute(_sql.QUEUES).fetchall())
-        if name not in paused and not any(counts.values()) and name not in self._served():
+            totals = connection.execute(_sql.TOTALS_OF_QUEUE, {**parameters, "today": self._today()}).fetchone()
+            sizes = self._sizes(connection)
+        if name not in paused and totals is None and not any(counts.values()) and name not in self._served():
             raise UnknownQueue(name)
-        return self._stats(name, counts, oldest, paused.get(name))
+        return self._stats(name, counts, oldest, paused.get(name), None if totals is None else totals[1:], sizes)
 
-    def _stats(self, name: str, counts: dict[State, int], oldest: float | None, paused_at: float | None) -> QueueStats:
-        latency = 0.0 if oldest is None else max(0.0, self._queue._clock() - oldest)
-        return QueueStats(name, counts, latency, paused_at is not None, to_datetime(paused_at))
+    def _stats(
+        self,
+        name: str,
+        counts: dict[State, int],
+        oldest: float | None,
+        paused_at: float | None,
+        totals: Sequence[int] | None,
+        sizes: Mapping[str, float],
+    ) -> QueueStats:
+        latency = 0.0 if oldest is None else max(0.0, self._access.now() - oldest)
+        size = round(sum(counts.values()) * sizes.get(name, sizes.get("", 0.0)))
+        today, failed_today, total, failed_total = totals or (0, 0, 0, 0)
+        return QueueStats(
+            name=name,
+            counts=counts,
+            latency=latency,
+            paused=paused_at is not None,
+            paused_at=to_datetime(paused_at),
+            processed_today=today,
+            failed_today=failed_today,
+            processed_total=total,
+            failed_total=failed_total,
+            bytes=size,
+        )
+
+    def _sizes(self, connection: Connection) -> dict[str, float]:
+        """Return the mean bytes of a job by queue, and under "" of all queues, from jobs at even distances over the table."""
+        first = connection.execute(_sql.NEXT_NUMBER, {"after": -1}).fetchone()[0] or 0
+        step = max(1, ((connection.execute(_sql.LAST_NUMBER).fetchone()[0] or 0) - first) // _SAMPLED)
+        found: dict[str, list[int]] = {}
+        for at in range(_SAMPLED):
+            row = connection.execute(_sql.SIZE_OF_JOB, {"n": first + at * step}).fetchone()
+            for name in (row[0], "") if row is not None else ():
+                found.setdefault(name, []).append(row[1] + ROW_BYTES)
+        return {name: sum(sizes) / len(sizes) for name, sizes in found.items()}
+
+    def history(self, queue: str | None = None, days: int = 10) -> list[DayStats]:
+        """Return what was processed on each of the last days, of one queue or of all: today first, in UTC, with zeros.
+
+        `days` is how many, 1 to 90; what is older is in the totals of `QueueStats` alone. Workers write the counts about once a
+        second, so those of the last second may be missing, and are lost where a worker is killed. Raises `InvalidOption`.
+        """
+        if isinstance(days, bool) or not isinstance(days, int) or not 1 <= days <= HISTORY_DAYS:
+            raise InvalidOption("days", days, f"give a number of days from 1 to {HISTORY_DAYS}")
+        today = self._today()
+        with self._access.reading() as connection:
+            rows = connection.execute(_sql.DAYS, {"first": today - days + 1, "queue": queue})
+            counted = {day: (processed, failed) for day, processed, failed in rows}
+        return [DayStats(_EPOCH + timedelta(day), *counted.get(day, (0, 0))) for day in range(today, today - days, -1)]
+
+    def _today(self) -> int:
+        return int(self._access.now() // SECONDS_OF_DAY)
 
     def counts(self, queue: str | None = None) -> dict[State, int]:
         """Return how many jobs are in each state, zeros included, of one queue or of all; of an unknown queue there are none."""
         counts = _zeros()
-        with self._reading() as connection:
+        with self._access.reading() as connection:
             if queue is None:
                 rows = [row[1:] for row in connection.execute(_sql.COUNT_JOBS)]
             else:
                 rows = connection.execute(_sql.COUNT_JOBS_OF_QUEUE, {"queue": queue}).fetchall()
-        for number, jobs in rows:
+        for number, jobs, _ in rows:
             counts[STATE_OF_NUMBER[number]] += jobs
         return counts
 
     def knows_queue(self, name: str) -> bool:
-        """Return whether a queue has jobs, was paused once, or is served by a worker."""
-        with self._reading() as connection:
+        """Return whether a queue has or had jobs, was paused once, or is served by a worker."""
+        with self._access.reading() as connection:
             known = bool(connection.execute(_sql.KNOWS_QUEUE, {"queue": name}).fetchone()[0])
         return known or name in self._served()
 
     def queue_names(self) -> list[str]:
-        """Return the names of all queues that have jobs, were paused once, or are served by a worker."""
-        return sorted({stats.name for stats in self.queues()} | self._served())
+        """Return the names of all queues that have or had jobs, were paused once, or are served by a worker."""
+        with self._access.reading() as connection:
+            rows = connection.execute(_sql.QUEUES_OF_OTHERS).fetchall()
+            for state in _QUEUES_IN_ORDER:
+                rows += connection.execute(_sql.queues_in(_sql.number_of(state)), {"most": -1}).fetchall()
+        return sorted({name for (name,) in rows} | self._served())
 
     def _served(self) -> set[str]:
-        return {name for worker in self.workers() for name in worker.queues}
+        with self._access.reading() as connection:
+            rows = connection.execute(_sql.WORKERS).fetchall()
+        return {name for row in rows for name in json.loads(row[6])}
 
     def workers(self) -> list[WorkerInfo]:
-        """Return the workers that have signed in, oldest first."""
-        with self._reading() as connection:
+        """Return the workers that have signed in, oldest first; those that were killed stand here until another takes over."""
+        with self._access.reading() as connection:
             rows = connection.execute(_sql.WORKERS_AND_LOAD).fetchall()
         return [
-            WorkerInfo(name, host, pid, json.loads(queues), concurrency, threads, _instant(started_at), active)
-            for name, host, pid, queues, concurrency, threads, started_at, active in rows
+            WorkerInfo(
+                name,
+                host,
+                pid,
+                json.loads(queues),
+                concurrency,
+                threads,
+                instant(started_at),
+                active,
+                is_alive(self._queue.path, lock_file, boot, pid),
+            )
+            for name, host, pid, queues, concurrency, threads, started_at, active, lock_file, boot in rows
         ]
+
+    def tasks_of_worker(self, name: str, limit: int = 100) -> list[TaskInfo]:
+        """Return up to `limit` jobs in the hands of a worker, first enqueued first; none of an unknown one."""
+        _check_limit(limit)
+        with self._access.reading() as connection:
+            rows = connection.execute(_sql.JOBS_IN_HANDS, {"name": name, "most": limit}).fetchall()
+        return [info_of(row, self._access.tag) for row in rows]
 
     def groups(self, queue: str | None = None, *, registry: Registry | None = None) -> list[GroupInfo]:
         """Return the groups that wait, by queue and name: of one queue or of all.
 
         When a group completes is the aggregators' rule, so it takes the application's `registry` to know; None leaves it open.
         """
-        with self._reading() as connection:
+        with self._access.reading() as connection:
             rows = connection.execute(_sql.GROUPS, {"queue": queue}).fetchall()
         found = []
         for its_queue, name, closed, size, oldest, newest in sorted(rows):
             known = None if registry is None or closed else registry.aggregator_of(name)
             completes_at = None if known is None else to_datetime(known[1].complete_at(size, oldest, newest))
-            found.append(GroupInfo(its_queue, name, size, _instant(oldest), _instant(newest), bool(closed), completes_at))
+            found.append(GroupInfo(its_queue, name, size, instant(oldest), instant(newest), bool(closed), completes_at))
         return found
 
     def pause_queue(self, name: str) -> bool:
@@ -309,29 +253,29 @@ class Inspector:
         Any name is allowed, so that a queue can be paused before its first job. Raises `InvalidOption` for a blank one.
         """
         check_options({"queue": name})
-        with self._changing() as connection:
-            return bool(connection.execute(_sql.PAUSE_QUEUE, {"queue": name, "now": self._queue._clock()}).rowcount)
+        with self._access.changing() as connection:
+            return bool(connection.execute(_sql.PAUSE_QUEUE, {"queue": name, "now": self._access.now()}).rowcount)
 
     def resume_queue(self, name: str) -> bool:
         """Have workers claim from a queue again; return whether it was paused."""
-        with self._changing() as connection:
+        with self._access.changing() as connection:
             return bool(connection.execute(_sql.RESUME_QUEUE, {"queue": name}).rowcount)
 
     def limits(self, name: str) -> QueueLimits:
         """Return what a queue keeps of jobs that ended; of one that has no limits, which is all out of the box, everything."""
-        with self._reading() as connection:
+        with self._access.reading() as connection:
             return _limits.read(connection, name)
 
     def set_limits(
         self,
         name: str,
         *,
-        archived_max: int | _Unchanged | None = UNCHANGED,
-        archived_age: Seconds | _Unchanged | None = UNCHANGED,
-        completed_max: int | _Unchanged | None = UNCHANGED,
-        completed_age: Seconds | _Unchanged | None = UNCHANGED,
-        cancelled_max: int | _Unchanged | None = UNCHANGED,
-        cancelled_age: Seconds | _Unchanged | None = UNCHANGED,
+        archived_max: int | Unchanged | None = UNCHANGED,
+        archived_age: Seconds | Unchanged | None = UNCHANGED,
+        completed_max: int | Unchanged | None = UNCHANGED,
+        completed_age: Seconds | Unchanged | None = UNCHANGED,
+        cancelled_max: int | Unchanged | None = UNCHANGED,
+        cancelled_age: Seconds | Unchanged | None = UNCHANGED,
     ) -> QueueLimits:
         """Limit what a queue keeps of jobs that ended, and return all its limits.
 
@@ -344,7 +288,7 @@ class Inspector:
         values = (archived_max, archived_age, completed_max, completed_age, cancelled_max, cancelled_age)
         given = dict(zip(_limits.LIMITS, values, strict=True))
         checked = _limits.check(name, {limit: value for limit, value in given.items() if value is not UNCHANGED})
-        with self._changing() as connection:
+        with self._access.changing() as connection:
             return _limits.write(connection, name, checked)
 
     def delete_queue(self, name: str, *, force: bool = False) -> int:
@@ -352,7 +296,7 @@ class Inspector:
 
         Without `force` raises `QueueNotEmpty` when it has jobs. Running jobs are never deleted: with any, `QueueNotEmpty` says
         so and nothing is changed; one that a worker claims in the meantime stays, and the error says how many were deleted. A
-        pause and limits end with the queue. Raises `UnknownQueue`.
+        pause, limits and history end with the queue. Raises `UnknownQueue`.
         """
         counts = self.queue_stats(name).counts
         size = sum(counts.values())
@@ -362,9 +306,10 @@ class Inspector:
             raise QueueNotEmpty(name, counts[State.ACTIVE], " that run: cancel them, or wait until they have ended")
         in_order = sorted(DELETABLE, key=lambda state: state is State.PENDING)  # last: the others become pending
         deleted = sum(self.delete_all(state, queue=name) for state in in_order)
-        with self._changing() as connection:
-            left = sum(jobs for _, jobs in connection.execute(_sql.COUNT_JOBS_OF_QUEUE, {"queue": name}))
+        with self._access.changing() as connection:
+            left = sum(jobs for _, jobs, _ in connection.execute(_sql.COUNT_JOBS_OF_QUEUE, {"queue": name}))
             if not left:
+                connection.execute(_sql.DELETE_DAYS, {"queue": name})
                 connection.execute(_sql.DELETE_QUEUE, {"queue": name})
                 _limits.forget(connection, name)
         if left:
@@ -377,14 +322,14 @@ class Inspector:
 
     def schedules(self) -> list[ScheduleInfo]:
         """Return the schedules that workers have brought along, by name; also those that no running worker has any more."""
-        with self._reading() as connection:
+        with self._access.reading() as connection:
             rows = _schedules.read_all(connection)
             having = _schedules.of_workers(connection)
         return [_schedule_info(row, sum(name in digests for digests in having)) for name, row in rows.items()]
 
     def schedule(self, name: str) -> ScheduleInfo:
         """Return one schedule; raises `UnknownSchedule`."""
-        with self._reading() as connection:
+        with self._access.reading() as connection:
             row = self._schedule(connection, name)
             return _schedule_info(row, sum(name in digests for digests in _schedules.of_workers(connection)))
 
@@ -392,30 +337,29 @@ class Inspector:
         """Return what became of the last ticks of a schedule, the newest first; 1,000 are kept. Raises `UnknownSchedule`, and
         `InvalidOption` for a `limit` that is no number above 0.
         """
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise InvalidOption("limit", limit, "give a number of events above 0")
-        with self._reading() as connection:
+        _check_limit(limit)
+        with self._access.reading() as connection:
             self._schedule(connection, name)
             rows = _schedules.events(connection, name, limit)
-        return [ScheduleEvent(_instant(row.tick), _instant(row.at), row.outcome, row.job, row.detail) for row in rows]
+        return [ScheduleEvent(instant(row.tick), instant(row.at), row.outcome, row.job, row.detail) for row in rows]
 
     def pause_schedule(self, name: str) -> bool:
         """Have nothing enqueued at a schedule's ticks, also after restarts; return whether it was not paused.
 
         Raises `UnknownSchedule`.
         """
-        with self._changing() as connection:
+        with self._access.changing() as connection:
             self._schedule(connection, name)
-            return _schedules.pause(connection, name, self._queue._clock())
+            return _schedules.pause(connection, name, self._access.now())
 
     def resume_schedule(self, name: str) -> bool:
         """Have a schedule tick again, from its next tick on; return whether it was paused.
 
         What would have been enqueued in the meantime was not missed, and is not made up for. Raises `UnknownSchedule`.
         """
-        with self._changing() as connection:
+        with self._access.changing() as connection:
             row = self._schedule(connection, name)
-            next_at = cron.parse(row.expression, row.timezone).next_after(self._queue._clock())
+            next_at = cron.parse(row.expression, row.timezone).next_after(self._access.now())
             return _schedules.resume(connection, name, next_at)
 
     def delete_schedule(self, name: str) -> None:
@@ -423,13 +367,13 @@ class Inspector:
 
         Raises `UnknownSchedule`, and `ScheduleInUse` when a running worker has it.
         """
-        with self._changing() as connection:
+        with self._access.changing() as connection:
             self._schedule(connection, name)
             if any(name in digests for digests in _schedules.of_workers(connection)):
                 raise ScheduleInUse(name)
             _schedules.delete(connection, name)
 
-    def _schedule(self, connection: "_Connection", name: str) -> _schedules.ScheduleRow:
+    def _schedule(self, connection: Connection, name: str) -> _schedules.ScheduleRow:
         row = _schedules.read_one(connection, name)
         if row is None:
             raise UnknownSchedule(name)
@@ -448,22 +392,22 @@ class Inspector:
         indexes against their tables as well), schema, write lock, WAL, checkpoints, free pages, workers, stalled queues, archived
         jobs and clocks. Nothing is changed. What is wrong is told, not raised.
         """
-        return examine(self._queue.path, full=full, clock=self._queue._clock)
+        return examine(self._queue.path, full=full, clock=self._access.now)
 
     # --- looking at jobs ----------------------------------------------------------------------------------------------
 
     def task(self, job_id: str) -> TaskInfo:
         """Return one job; raises `UnknownJob` when none is stored under this id."""
-        with self._reading() as connection:
-            return self._info(connection, job_id)
+        with self._access.reading() as connection:
+            return self._access.info(connection, job_id)
 
     def attempts(self, job_id: str) -> list[Attempt]:
         """Return the failed runs of a job, first to last; raises `UnknownJob`."""
-        with self._reading() as connection:
-            number = self._find(connection, job_id)[0]
+        with self._access.reading() as connection:
+            number = self._access.find(connection, job_id)[0]
             rows = connection.execute(_sql.ATTEMPTS, {"n": number}).fetchall()
         return [
-            Attempt(number, _instant(started_at), duration, worker, error, traceback)
+            Attempt(number, instant(started_at), duration, worker, error, traceback)
             for number, started_at, duration, worker, error, traceback in rows
         ]
 
@@ -474,6 +418,7 @@ class Inspector:
         queue: str | None = None,
         type: str | None = None,
         older_than: Seconds | None = None,
+        newer_than: Seconds | None = None,
         error: str | None = None,
         payload: Mapping[str, Any] | None = None,
         group: str | None = None,
@@ -483,23 +428,32 @@ class Inspector:
         """Return jobs in the order in which they were enqueued, in any state or one.
 
         What narrows them, all of it together: `queue`; `type`, where one that ends in ":" stands for all that begin so;
-        `older_than`, seconds since they ended or, where they have not, since they were enqueued; `error`, text that their last
-        error contains; `payload`, members that their payload has at its top, with these values; `group`, the one that they
-        were enqueued with.
+        `older_than` and `newer_than`, seconds since they ended or, where they have not, since they were enqueued; `error`, text
+        that their last error contains; `payload`, members that their payload has, with these values: {"user_id": 7}, or with a
+        path to a member of a member, {"user.id": 7}; `group`, the one that they were enqueued with.
 
         `limit` is the most to return; `after` is the id of the last job of the page before, which need not be stored any more
-        unless its id was the caller's own. A page costs a few milliseconds at a million jobs; looking for a rare type, error or
-        payload costs a look at each job of the state, in short reads. Raises `ValueError` for an unknown state, `UnknownJob` for
-        an `after` that is no id or is gone, `InvalidOption` for the others.
+        unless its id was the caller's own: pages neither miss a job that stays in the state nor show one twice. A page costs a
+        few milliseconds at a million jobs; looking for a rare type, error or payload costs a look at each job of the state, in
+        short reads. Raises `ValueError` for an unknown state, `UnknownJob` for an `after` that is no id or is gone,
+        `InvalidOption` for the others.
         """
-        wanted = self._filter(state, queue=queue, type=type, older_than=older_than, error=error, payload=payload, group=group)
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise InvalidOption("limit", limit, "give a number of jobs above 0")
+        wanted = self._finder.filter(
+            state,
+            queue=queue,
+            type=type,
+            older_than=older_than,
+            newer_than=newer_than,
+            error=error,
+            payload=payload,
+            group=group,
+        )
+        _check_limit(limit)
         infos: list[TaskInfo] = []
-        since = 0 if after is None else self._number_of(after)
-        for numbers in self._scan(wanted, since, limit if payload is None else _MOST_READ):
-            for row in self._rows(wanted, f"{_sql.JOB_COLUMNS}, payload", numbers):
-                infos.append(info_of(row[:-1], self._queue._tag))
+        since = 0 if after is None else self._access.number_of(after)
+        for numbers in self._finder.scan(wanted, since, limit if payload is None else MOST_READ):
+            for row in self._finder.rows(wanted, f"{_sql.JOB_COLUMNS}, payload", numbers):
+                infos.append(info_of(row[:-1], self._access.tag))
                 if len(infos) == limit:
                     return infos
         return infos
@@ -511,26 +465,35 @@ class Inspector:
         queue: str | None = None,
         type: str | None = None,
         older_than: Seconds | None = None,
+        newer_than: Seconds | None = None,
         error: str | None = None,
         payload: Mapping[str, Any] | None = None,
         group: str | None = None,
     ) -> int:
         """Return how many jobs there are of those that `tasks` would list with the same arguments."""
-        wanted = self._filter(state, queue=queue, type=type, older_than=older_than, error=error, payload=payload, group=group)
-        if wanted.by_index_alone:
+        wanted = self._finder.filter(
+            state,
+            queue=queue,
+            type=type,
+            older_than=older_than,
+            newer_than=newer_than,
+            error=error,
+            payload=payload,
+            group=group,
+        )
+        if wanted.by_queue_alone:
             assert wanted.state is not None
             return self.counts(queue)[wanted.state]
-        return sum(len(numbers) for numbers in self._matching(wanted))
+        return sum(len(numbers) for numbers in self._finder.matching(wanted))
 
     def similar_ids(self, job_id: str) -> list[str]:
-        """Return ids of stored jobs that look like this one: with the same number, or that begin alike; for mistyped ids."""
-        number = re.search(r"^(?:[^-]*-)?(\d{1,18})(?:-|$)", job_id)  # generated ids are tag-number-nonce
-        with self._reading() as connection:
-            same = connection.execute(_sql.IDS_OF_NUMBER, {"n": int(number[1])}).fetchall() if number else []
-            alike = connection.execute(_sql.TASK_IDS_LIKE, {"beginning": job_id[:1], "most": 200}).fetchall()
-        return [own or public_id(self._queue._tag, n, nonce) for n, nonce, own in same] + [
-            own for (own,) in alike if own[0] == job_id[:1]
-        ]
+        """Return ids of stored jobs that look like this one, for mistyped ids: a letter apart, or beginning alike."""
+        return self._ids.similar(job_id)
+
+    def ids_beginning(self, text: str, limit: int = 50) -> list[str]:
+        """Return up to `limit` ids of stored jobs that begin with a text; the latest ones for an empty one."""
+        _check_limit(limit)
+        return self._ids.beginning(text, limit)
 
     # --- changing one job ---------------------------------------------------------------------------------------------
 
@@ -545,17 +508,17 @@ class Inspector:
         One transaction. Raises `UnknownJob`; `JobActive`; `WrongState` when it is pending already, blocked, or past its deadline
         (it would only be archived again: `update` it first); `DuplicateTask` when another job holds its key.
         """
-        with self._changing() as connection:
-            row = self._find_in(connection, job_id, RUNNABLE, _RUN_REMEDIES)
-            self._run(connection, row[0], job_id, _state_of(row))
-            return self._info(connection, job_id)
+        with self._access.changing() as connection:
+            row = self._access.find_in(connection, job_id, RUNNABLE, RUN_REMEDIES)
+            self._changer.run(connection, row[0], job_id, state_of(row))
+            return self._access.info(connection, job_id)
 
     def archive(self, job_id: str) -> TaskInfo:
         """Put a job among the dead letters, where it stays until it is run or deleted, and return it; its unique key is free.
 
         One transaction. Raises `UnknownJob`, `JobActive` (cancel it instead), and `WrongState` when it is archived already.
         """
-        return self._end(job_id, ARCHIVABLE, {State.ACTIVE: _CANCEL_IT, State.ARCHIVED: "run or delete it"}, _sql.shelve)
+        return self._end(job_id, ARCHIVABLE, {State.ACTIVE: CANCEL_IT, State.ARCHIVED: "run or delete it"}, _sql.shelve)
 
     def cancel(self, job_id: str) -> TaskInfo:
         """Cancel a job, and return it: at once unless it runs; its unique key is free.
@@ -573,9 +536,9 @@ class Inspector:
 
         One transaction. Raises `UnknownJob` and `JobActive` (cancel it first).
         """
-        with self._changing() as connection:
-            row = self._find_in(connection, job_id, DELETABLE, {State.ACTIVE: f"{_CANCEL_IT}, then delete it"})
-            connection.execute(_sql.remove(row[_STATE]), {"n": row[0]})
+        with self._access.changing() as connection:
+            row = self._access.find_in(connection, job_id, DELETABLE, {State.ACTIVE: f"{CANCEL_IT}, then delete it"})
+            connection.execute(_sql.remove(row[STATE]), {"n": row[0]})
             connection.execute(_sql.DELETE_ATTEMPTS, (row[0],))
 
     def update(
@@ -587,7 +550,7 @@ class Inspector:
         priority: int | None = None,
         process_at: datetime | None = None,
         process_in: Seconds | None = None,
-        deadline: datetime | _Unchanged | None = UNCHANGED,
+        deadline: datetime | Unchanged | None = UNCHANGED,
     ) -> TaskInfo:
         """Change a job that does not run, and return it. What is not given stays; a `payload` or `deadline` of None removes it.
 
@@ -599,399 +562,78 @@ class Inspector:
         another job holds the key that it would have.
         """
         given = {"queue": queue, "priority": priority, "process_at": process_at, "process_in": process_in}
-        if deadline is not UNCHANGED:
-            given["deadline"] = deadline
-        options = check_options(given)
-        if payload is UNCHANGED and deadline is UNCHANGED and not options:
-            raise InvalidOption("update", job_id, "give what is to change: payload, queue, priority, a time or a deadline")
-        changes = {**options, **({} if deadline is not None else {"deadline": None})}
-        if payload is not UNCHANGED:
-            changes["payload"] = self._encode(payload)
-        with self._changing() as connection:
-            row = self._find_in(connection, job_id, UPDATABLE, _UPDATE_REMEDIES)
-            self._update(connection, row, job_id, changes)
-            return self._info(connection, job_id)
+        changes = self._changer.checked({**given, "payload": payload, "deadline": deadline}, job_id)
+        with self._access.changing() as connection:
+            row = self._access.find_in(connection, job_id, UPDATABLE, UPDATE_REMEDIES)
+            self._changer.update(connection, row, job_id, changes)
+            return self._access.info(connection, job_id)
 
     # --- changing many jobs -------------------------------------------------------------------------------------------
 
     def run_all(self, state: State | str, **filters: Any) -> int:
         """Do `run` to all jobs of a state that match, and return how many that were.
 
-        `filters` are those of `tasks`: queue, type, older_than, error, payload, group. Those that `run` would refuse (another
-        job holds their key, their deadline has passed) stay as they are. Transactions of at most 1,000 jobs each; jobs that come
-        into the state while this works are left alone. Raises `InvalidOption` for a state in which no job can be run.
+        `filters` are those of `tasks`: queue, type, older_than, newer_than, error, payload, group. Those that `run` would refuse
+        (another job holds their key, their deadline has passed) stay as they are. Transactions of at most 1,000 jobs each; jobs
+        that come into the state while this works are left alone. Raises `InvalidOption` for a state in which no job can be run.
         """
-        return self._all(state, filters, RUNNABLE, "run", self._run_if_possible)
+        return self._changer.all(state, filters, RUNNABLE, "run", self._changer.run_if_possible)
 
     def archive_all(self, state: State | str, **filters: Any) -> int:
         """Do `archive` to all jobs of a state that match, and return how many that were; otherwise like `run_all`."""
-        return self._all(state, filters, ARCHIVABLE, "archived", self._each(_sql.shelve))
+        return self._changer.all(state, filters, ARCHIVABLE, "archived", self._changer.each(_sql.shelve))
 
     def cancel_all(self, state: State | str, **filters: Any) -> int:
         """Do `cancel` to all jobs of a state that match, and return how many that were; otherwise like `run_all`.
 
         For "active", it is how many were asked to end.
         """
-        return self._all(state, filters, CANCELLABLE, "cancelled", self._each(_sql.call_off))
+        return self._changer.all(state, filters, CANCELLABLE, "cancelled", self._changer.each(_sql.call_off))
 
     def delete_all(self, state: State | str, **filters: Any) -> int:
         """Do `delete` to all jobs of a state that match, and return how many that were; otherwise like `run_all`."""
 
-        def delete(connection: "_Connection", wanted: _Filter, rows: list[dict[str, Any]]) -> int:
-            deleted = self._each(_sql.remove)(connection, wanted, rows)
+        def delete(connection: Connection, wanted: Filter, rows: list[dict[str, Any]]) -> int:
+            deleted = self._changer.each(_sql.remove)(connection, wanted, rows)
             connection.executemany(_sql.DELETE_ATTEMPTS_OF_GONE, [(row["n"],) for row in rows])
             return deleted
 
-        return self._all(state, filters, DELETABLE, "deleted", delete)
+        return self._changer.all(state, filters, DELETABLE, "deleted", delete)
 
-    def _all(
-        self,
-        state: State | str,
-        filters: Mapping[str, Any],
-        allowed: frozenset[State],
-        done: str,
-        change: "Callable[[_Connection, _Filter, list[dict[str, Any]]], int]",
-    ) -> int:
-        wanted = self._filter(state, **filters)
-        if wanted.state not in allowed:
-            choices = ", ".join(state for state in State if state in allowed)
-            raise InvalidOption("state", str(state), f"jobs in this state cannot be {done}; choose among {choices}")
-        changed, pace = 0, _Pace()
-        for rows in self._matching(wanted):
-            at = 0
-            while batch := rows[at : at + pace.jobs]:
-                at += len(batch)
-                began = time.monotonic()
-                with self._changing() as connection:
-                    changed += change(connection, wanted, batch)
-                pace.rest(time.monotonic() - began, more=at < len(rows))
-        return changed
+    def update_all(self, state: State | str, changes: Mapping[str, Any], **filters: Any) -> int:
+        """Do `update` to all jobs of a state that match, and return how many that were; otherwise like `run_all`.
 
-    @staticmethod
-    def _each(statement: Callable[..., str]) -> "Callable[[_Connection, _Filter, list[dict[str, Any]]], int]":
-        """Return what runs a statement for each job, if it still matches."""
-
-        def change(connection: "_Connection", wanted: _Filter, rows: list[dict[str, Any]]) -> int:
-            number = wanted.number
-            assert number is not None
-            changed: int = connection.executemany(statement(number, _fence(wanted)), rows).rowcount
-            return changed
-
-        return change
-
-    def _run_if_possible(self, connection: "_Connection", wanted: _Filter, rows: list[dict[str, Any]]) -> int:
-        assert wanted.number is not None and wanted.state is not None
-        changed: int = connection.executemany(_sql.run_plain(wanted.number, _fence(wanted)), rows).rowcount
-        statement = _sql.still_matching("n", wanted.number, _fence(wanted))
-        for row in rows if changed < len(rows) else []:  # those with a unique key or a deadline, one by one
-            if connection.execute(statement, row).fetchone() is not None:
-                with suppress(DuplicateTask, WrongState):
-                    self._run(connection, row["n"], "", wanted.state)
-                    changed += 1
-        return changed
-
-    # --- finding ------------------------------------------------------------------------------------------------------
-
-    def _filter(
-        self,
-        state: State | str | None,
-        *,
-        queue: str | None = None,
-        type: str | None = None,
-        older_than: Seconds | None = None,
-        error: str | None = None,
-        payload: Mapping[str, Any] | None = None,
-        group: str | None = None,
-    ) -> _Filter:
-        parameters: dict[str, Any] = {}
-        for name, text in (("queue", queue), ("type", type), ("error", error), ("group", group)):
-            if text is not None and (not isinstance(text, str) or not text):
-                raise InvalidOption(name, text, "give text that is not empty, or None for any")
-        if queue is not None:
-            parameters["queue"] = queue
-        if type is not None:
-            parameters["type_prefix" if type.endswith(":") else "type"] = type
-        if older_than is not None:
-            parameters["before"] = self._queue._clock() - to_seconds("older_than", older_than)
-        if error is not None:
-            parameters["error"] = error
-        if group is not None:
-            parameters["group"] = group
-        if payload is not None and not isinstance(payload, Mapping):
-            raise InvalidOption("payload", payload, "give a mapping of members that the payload has, such as {'user_id': 7}")
-        return _Filter(None if state is None else State(state), parameters, payload)
-
-    def _matching(self, wanted: _Filter) -> Iterator[list[dict[str, Any]]]:
-        """Yield the jobs that match by now, as parameters for statements that are fenced with the filter: a list a read."""
-        for numbers in self._scan(wanted, 0, _MOST_READ):
-            payloads: dict[int, Any] = dict.fromkeys(numbers)
-            if wanted.payload is not None:
-                payloads = dict(self._rows(wanted, "n, payload", numbers))
-            now = self._queue._clock()
-            if payloads:
-                yield [{"n": n, "now": now, "as_read": payload, **wanted.parameters} for n, payload in payloads.items()]
-
-    def _rows(self, wanted: _Filter, columns: str, numbers: list[int]) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows with these numbers that still match, the payload included."""
-        statement = _sql.still_matching(columns, wanted.number, wanted.parameters)
-        for at in range(0, len(numbers), _MOST_ROWS):
-            with self._reading() as connection:
-                asked = ({**wanted.parameters, "n": n} for n in numbers[at : at + _MOST_ROWS])
-                rows = [row for each in asked if (row := connection.execute(statement, each).fetchone()) is not None]
-            yield from (row for row in rows if wanted.admits(row[-1]))
-
-    def _scan(self, wanted: _Filter, after: int, most: int) -> Iterator[list[int]]:
-        """Yield the numbers of jobs that match, all but for the payload, in order: up to `most` a read, each one short.
-
-        Through the table, a window at a time, where jobs of the state lie close together; by the index of the state, once a
-        window had too few and few are in the state.
+        `changes` are the arguments of `update`, such as {"queue": "low", "priority": 5}; `filters` look at the jobs as they were
+        before. Those whose new unique key another job holds stay as they are. Raises what `update` does for changes that no job
+        could have.
         """
-        with self._reading() as connection:
-            last = connection.execute(_sql.LAST_NUMBER).fetchone()[0] or 0
-        by_index: bool | None = None if wanted.state is not None else False
-        while after < last:
-            end = last
-            if not by_index:
-                after = self._before_next(after, last)
-                end = min(last, after + _WINDOW)
-            numbers = self._numbers(wanted, after, end, most, by_index=bool(by_index))
-            if numbers:
-                yield numbers
-            after = numbers[-1] if len(numbers) == most else end
-            if by_index is None and len(numbers) < most:
-                by_index = self._is_rare(wanted)
-
-    def _before_next(self, after: int, last: int) -> int:
-        """Return the number before that of the next job."""
-        with self._reading() as connection:
-            following = connection.execute(_sql.NEXT_NUMBER, {"after": after}).fetchone()[0]
-        return last if following is None else int(following) - 1
-
-    def _numbers(self, wanted: _Filter, after: int, end: int, most: int, *, by_index: bool) -> list[int]:
-        statement = _sql.matching(wanted.number, wanted.parameters, by_index=by_index)
-        parameters = {**wanted.parameters, "after": after, "last": end, "most": most}
-        with self._reading() as connection:
-            return [n for (n,) in connection.execute(statement, parameters)]
-
-    def _is_rare(self, wanted: _Filter) -> bool:
-        assert wanted.number is not None
-        filters = [name for name in ("queue",) if name in wanted.parameters]
-        most = _MOST_PENDING_SORTED if wanted.state is State.PENDING else _MOST_SORTED
-        if not wanted.parameters.keys() <= {"queue"}:
-            most = _MOST_FILTERED
-        parameters = {**{name: wanted.parameters[name] for name in filters}, "most": most + 1}
-        with self._reading() as connection:
-            jobs = connection.execute(_sql.count_up_to(wanted.number, filters), parameters).fetchone()[0]
-        return bool(jobs <= most)
-
-    def _number_of(self, job_id: str) -> int:
-        generated = _parse_generated(job_id, self._queue._tag)
-        if generated is not None:
-            return generated[0]
-        with self._reading() as connection:
-            return int(self._find(connection, job_id)[0])
-
-    def _find(self, connection: "_Connection", job_id: str) -> tuple[Any, ...]:
-        row = find_job(connection, job_id, self._queue._tag)
-        if row is None:
-            raise UnknownJob(job_id)
-        return row
-
-    def _find_in(
-        self, connection: "_Connection", job_id: str, allowed: frozenset[State], remedies: Mapping[State, str]
-    ) -> tuple[Any, ...]:
-        """Return a job in one of the allowed states; raises `UnknownJob`, `JobActive` or `WrongState` with the remedy."""
-        row = self._find(connection, job_id)
-        state = _state_of(row)
-        if state not in allowed:
-            raise (JobActive if state is State.ACTIVE else WrongState)(job_id, state, remedies[state])
-        return row
-
-    def _info(self, connection: "_Connection", job_id: str) -> TaskInfo:
-        return info_of(self._find(connection, job_id), self._queue._tag)
-
-    # --- writing ------------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _reading(self) -> "Iterator[_Connection]":
-        with _db.translated(self._queue.path), _db.gate, _lenient(self._queue._database.connection()) as connection:
-            yield connection
-
-    @contextmanager
-    def _changing(self) -> "Iterator[_Connection]":
-        """Run a block in one write transaction; raises `StoreError`s, and then nothing of it happened."""
-        database = self._queue._database
-        with _db.translated(database.path), _db.gate, _lenient(database.connection()) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                _db.rollback(connection)
-                raise
-            database.check_identity()
-            if _db.wal_size(database.path) > _db.WAL_LIMIT_BYTES:
-                _db.checkpoint(connection, database.path)
-
-    def _run(self, connection: "_Connection", n: int, job_id: str, state: State) -> None:
-        """Make a job pending inside the open transaction; raises `WrongState` or `DuplicateTask`, and then it is as it was."""
-        now = self._queue._clock()
-        key, until, _, deadline, *_ = connection.execute(_sql.LOCK_OF_JOB, {"n": n}).fetchone()
-        if deadline is not None and deadline <= now:
-            raise WrongState(job_id, state, "its deadline has passed, so it would not run; update its deadline first")
-        held = None if key is None or until is None or until <= now else _inner_key(key)
-        if held is not None:
-            self._check_free(connection, held, n, now)
-        parameters = {"n": n, "now": now, "unique_key": held, "unique_until": None if held is None else until}
-        connection.execute(_sql.RUN_JOB, parameters)
-
-    def _check_free(self, connection: "_Connection", key: str, n: int, now: float) -> None:
-        connection.execute(_sql.RELEASE_EXPIRED_KEY, {"unique_key": key, "now": now})
-        holder = connection.execute(_sql.HOLDER_OF_KEY, {"unique_key": key}).fetchone()
-        if holder is not None and holder[0] != n:
-            raise _duplicate(connection, key)
+        checked = self._changer.checked(changes, str(state))
+        if not RESCHEDULABLE & {state} and checked.keys() & {"process_at", "process_in"}:
+            raise InvalidOption("state", str(state), "jobs in this state do not wait for a time; run them instead")
+        return self._changer.all(state, filters, UPDATABLE, "updated", self._changer.update_each(checked))
 
     def _end(
         self, job_id: str, allowed: frozenset[State], remedies: Mapping[State, str], statement: Callable[[int], str]
     ) -> TaskInfo:
-        with self._changing() as connection:
-            row = self._find_in(connection, job_id, allowed, remedies)
-            connection.execute(statement(row[_STATE]), {"n": row[0], "now": self._queue._clock()})
-            return self._info(connection, job_id)
-
-    def _encode(self, payload: Any) -> str | None:
-        if payload is None:
-            return None
-        text = json_payload.encode(payload)
-        if json_payload.size_of(text) > self._queue._max_payload:
-            raise InvalidPayload(
-                f"the payload has {json_payload.size_of(text)} bytes of JSON and max_payload is {self._queue._max_payload}: "
-                "store the data elsewhere and pass a reference, or raise max_payload"
-            )
-        return text
-
-    def _update(self, connection: "_Connection", row: tuple[Any, ...], job_id: str, changes: dict[str, Any]) -> None:
-        now = self._queue._clock()
-        state = _state_of(row)
-        key, _, payload, deadline, queue, type = connection.execute(_sql.LOCK_OF_JOB, {"n": row[0]}).fetchone()
-        values = {
-            "n": row[0],
-            "new_payload": "payload" in changes,
-            "payload": changes.get("payload", payload),
-            "queue": changes.get("queue", queue),
-            "priority": changes.get("priority", row[_PRIORITY]),
-            "deadline": changes.get("deadline", deadline),
-            "due": row[_DUE],
-            "state": row[_STATE],
-        }
-        if "process_at" in changes or "process_in" in changes:
-            if state not in _RESCHEDULABLE:
-                raise WrongState(job_id, state, "it does not wait for a time; run it instead")
-            due = changes["process_at"] if "process_at" in changes else now + changes["process_in"]
-            values["due"], values["state"] = due, _sql.number_of(_state_at(due, now, state))
-        values["unique_key"] = self._following_key(connection, key, values, type, now)
-        connection.execute(_sql.UPDATE_JOB, values)
-
-    def _following_key(
-        self, connection: "_Connection", key: str | None, values: dict[str, Any], type: str, now: float
-    ) -> str | None:
-        """Return the key that a job has once its queue or payload is another; raises `DuplicateTask` when it is taken."""
-        inner = None if key is None else _inner_key(key)
-        if key is None or inner is None or not inner.startswith("job:"):
-            return key
-        following = unique_key_of(None, values["queue"], type, values["payload"])
-        if key != inner:
-            return f"{_sql.RELEASED}{values['n']}:{following}"
-        self._check_free(connection, following, values["n"], now)
-        return following
-
-
-class _Pace:
-    """How many jobs to change in one transaction, so that it holds the write lock for a tenth of a second or so."""
-
-    def __init__(self) -> None:
-        self.jobs = MOST_IN_A_TRANSACTION // 4
-
-    def rest(self, seconds: float, *, more: bool) -> None:
-        """Take in how long a transaction took; where more follow, leave the lock to others for as long as it was held."""
-        if seconds > _LONGEST_HOLD:
-            self.jobs = max(MOST_IN_A_TRANSACTION // 20, self.jobs // 2)
-        elif seconds < _LONGEST_HOLD / 3:
-            self.jobs = min(MOST_IN_A_TRANSACTION, self.jobs * 2)
-        if more:
-            time.sleep(min(_LONGEST_HOLD, max(0.002, seconds)))
-
-
-_Connection = Any
-"""A `sqlite3.Connection`; only the store knows SQLite by its name."""
-
-_STATE, _PRIORITY, _DUE = 5, 8, 15  # in `_sql.JOB_COLUMNS`
-
-_CANCEL_IT = "cancel it, or wait until it has ended"
-_RUN_REMEDIES = {
-    State.ACTIVE: "it runs already",
-    State.PENDING: "it will run as soon as a worker that has a handler for it is free; look whether its queue is paused",
-    State.BLOCKED: "it waits for other jobs, and runs when they have completed",
-}
-_UPDATE_REMEDIES = {State.ACTIVE: _CANCEL_IT, State.COMPLETED: "there is nothing left to change; run it, or enqueue another"}
-
-
-@contextmanager
-def _lenient(connection: _Connection) -> Iterator[_Connection]:
-    """Read text that is not UTF-8, which a foreign program may have stored, with replacement characters: one job that cannot be
-    read would otherwise hide all others of its page.
-    """
-    connection.text_factory = _decode
-    try:
-        yield connection
-    finally:
-        connection.text_factory = str
-
-
-def _decode(text: bytes) -> str:
-    return text.decode("utf-8", "replace")
+        with self._access.changing() as connection:
+            row = self._access.find_in(connection, job_id, allowed, remedies)
+            connection.execute(statement(row[STATE]), {"n": row[0], "now": self._access.now()})
+            return self._access.info(connection, job_id)
 
 
 def _schedule_info(row: _schedules.ScheduleRow, workers: int) -> ScheduleInfo:
     paused = row.paused_at is not None
-    next_at = None if paused or row.next_at == float("inf") else _instant(row.next_at)
+    next_at = None if paused or row.next_at == float("inf") else instant(row.next_at)
     return ScheduleInfo(
         row.name, row.type, row.queue, row.expression, row.timezone, row.missed, next_at, to_datetime(row.last_at), paused,
         to_datetime(row.paused_at), workers,
     )  # fmt: skip
 
 
+def _check_limit(limit: int) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise InvalidOption("limit", limit, "give a number above 0")
+
+
 def _zeros() -> dict[State, int]:
     return dict.fromkeys(State, 0)
-
-
-def _state_of(row: tuple[Any, ...]) -> State:
-    return STATE_OF_NUMBER[row[_STATE]]
-
-
-def _state_at(due: float, now: float, state: State) -> State:
-    """Return the state of a waiting job once it is due at another time."""
-    if due <= now:
-        return State.PENDING
-    return State.RETRY if state is State.RETRY else State.SCHEDULED
-
-
-def _fence(wanted: _Filter) -> list[str]:
-    """Return the filters that a change repeats: a job that was changed since it was read may match no more."""
-    return [*wanted.parameters, *([] if wanted.payload is None else ["as_read"])]
-
-
-def _inner_key(key: str) -> str:
-    """Return a unique key as it is while it is held."""
-    return key.split(":", 2)[2] if key.startswith(_sql.RELEASED) else key
-
-
-def _same_json(one: Any, other: Any) -> bool:
-    """Return whether two values are the same JSON; Python takes true for 1."""
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
-
-
-def _instant(seconds: float) -> datetime:
-    instant = to_datetime(seconds)
-    assert instant is not None
-    return instant

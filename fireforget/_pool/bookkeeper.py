@@ -78,17 +78,17 @@ class Bookkeeper:
     def _gauges(self) -> dict[tuple[str, metrics.Labels], float]:
         with self._database.use() as connection:
             counts = connection.execute(_sql.COUNT_JOBS).fetchall()
-            oldest = dict(connection.execute(_sql.OLDEST_DUE).fetchall())
             paused = dict(connection.execute(_sql.QUEUES).fetchall())
         now = self._clock()
         gauges: dict[tuple[str, metrics.Labels], float] = {}
-        for queue in {*self._queues, *paused, *(queue for queue, _, _ in counts)}:
+        oldest = {queue: due for queue, _, _, due in counts if due is not None}
+        for queue in {*self._queues, *paused, *(queue for queue, *_ in counts)}:
             for state in STATE_OF_NUMBER.values():
                 gauges["fireforget_queue_size", (queue, state.value)] = 0
             age = max(0.0, now - oldest[queue]) if queue in oldest else 0.0
             gauges["fireforget_queue_latency_seconds", (queue,)] = round(age, 3)
             gauges["fireforget_queue_paused", (queue,)] = int(paused.get(queue) is not None)
-        for queue, number, jobs in counts:
+        for queue, number, jobs, _ in counts:
             gauges["fireforget_queue_size", (queue, STATE_OF_NUMBER[number].value)] = jobs
         gauges["fireforget_worker_children", ()] = self._children()
         gauges["fireforget_wal_bytes", ()] = _db.wal_size(self._database.path)

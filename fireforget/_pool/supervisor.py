@@ -223,6 +223,8 @@ class Supervisor:
             moments.append(self._trouble_until)
         elif self._verdicts.settlement or ((self._look_now or self._crew.freed) and self._rooms()):
             return 0.0
+        else:
+            moments.append(self._verdicts.tally.due_at)
         if self._looks:
             moments.append(self._looks[0])
         if not self._notice.works:
@@ -298,7 +300,9 @@ class Supervisor:
         due = self._claims_now() and min(self._next_due, self._verdicts.next_due) <= now
         expired = min(self._next_expiry, self._verdicts.next_expiry) <= now
         complete = self._claims_now() and min(self._groups.next_at, self._schedules.next_at) <= now
-        if not (settlement or due or expired or complete or (rooms and lanes)):
+        tally = self._verdicts.tally
+        tells = tally.due_at <= time.monotonic()
+        if not (settlement or due or expired or complete or tells or (rooms and lanes)):
             self._look_now = False
             self._end_burst()
             return
@@ -307,6 +311,8 @@ class Supervisor:
             claims.check_schema()
             claims.begin_claiming()
             late = claims.settle(settlement) if settlement else 0
+            if tells:
+                claims.add_to_history(tally.rows())
             if due:
                 claims.forward_due()
             if expired:
@@ -322,6 +328,8 @@ class Supervisor:
         self._next_due = min(next_due, self._verdicts.next_due)
         self._next_expiry = min(next_expiry, self._verdicts.next_expiry)
         self._verdicts.committed()
+        if tells:
+            tally.committed()
         if late:
             self._samples.count("fireforget_results_discarded_total", (), late)
         self._crew.hand_out(rows, rooms)
@@ -466,7 +474,7 @@ class Supervisor:
                 self._knows_children = self._board.outlive_children(_EXIT_SECONDS)
         if self._knows_children:  # all are dead: the helper, or else the kernel, has killed them
             self._crew.abandon()
-        if self._may_write and self._verdicts.settlement:
+        if self._may_write and (self._verdicts.settlement or self._verdicts.tally):
             self._write_last_settlement()
         self._enforcer.stop()
         self._trimmer.stop()
@@ -491,6 +499,7 @@ class Supervisor:
         try:
             with self._claims.transaction():
                 self._claims.settle(self._verdicts.settlement)
+                self._claims.add_to_history(self._verdicts.tally.rows())
         except StoreError as error:
             self._may_write = False
             logs.event(logging.ERROR, "the last results could not be stored; their jobs will run again", error=str(error))

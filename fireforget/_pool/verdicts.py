@@ -6,13 +6,14 @@ for log records and counts of runs whose own process could not make them any mor
 
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fireforget import logs, metrics
 from fireforget._claims import HOOK, Settlement
 from fireforget._pool import hooks
 from fireforget._pool.board import Reason
+from fireforget._pool.tally import Tally
 from fireforget.clock import Clock
 from fireforget.errors import DEADLINE_PASSED, ChildDied, JobTimeout
 from fireforget.queue_sqlite import public_id
@@ -65,6 +66,7 @@ class Verdicts:
         """Questions that no child was there for."""
         self._next_token = 0
         self.settlement = Settlement()
+        self.tally = Tally()
         self.next_due = _NEVER
         """When the earliest of the jobs that will be tried again is due, in Unix seconds."""
         self.next_expiry = _NEVER
@@ -91,10 +93,11 @@ class Verdicts:
 
     # --- what children told -------------------------------------------------------------------------------------------
 
-    def succeeded(self, rows: Iterable[Row]) -> None:
+    def succeeded(self, rows: Sequence[Row]) -> None:
         """These jobs succeeded and leave nothing behind."""
         worker = self._worker
         self.settlement.removed += [(row[_N], worker, row[_CLAIM]) for row in rows]
+        self.tally.count(rows)
 
     def count_success(self, row: Row) -> None:
         """Count a run whose own process was killed before it could; how long it took is not known."""
@@ -120,6 +123,7 @@ class Verdicts:
             self.settlement.progress.append((*value, *self.fence(row)))
 
     def _completed(self, row: Row, began: float, duration: float, result: str | None, note: str | None) -> None:
+        self.tally.count((row,))
         retention = row[_RETENTION]
         if retention > 0:
             now = self._clock()
@@ -131,12 +135,14 @@ class Verdicts:
 
     def _retry(self, row: Row, began: float, duration: float, delay: float, error: str, trace: str | None) -> None:
         now = self._clock()
+        self.tally.count_failed(row)
         self.settlement.attempts.append((began, duration, error, trace, *self.fence(row)))
         self.settlement.retried.append((now + delay, 1, error, now, *self.fence(row)))
         self.next_due = min(self.next_due, now + delay)
         self._call_hooks(row, error, "on_failure")
 
     def _archived(self, row: Row, began: float, duration: float, error: str, trace: str | None) -> None:
+        self.tally.count_failed(row)
         self.settlement.attempts.append((began, duration, error, trace, *self.fence(row)))
         self.settlement.archived.append((self._clock(), error, *self.fence(row)))
         self._call_hooks(row, error, "on_failure", "on_archived")

@@ -1,5 +1,7 @@
 """Steering a queue: run, archive, delete, cancel and update jobs, one or many, beside workers; pause and delete queues."""
 
+import fcntl
+import os
 import pickle
 import threading
 from datetime import UTC, datetime
@@ -7,7 +9,18 @@ from time import perf_counter
 
 import pytest
 
-from fireforget import Inspector, JobActive, QueueNotEmpty, State, Task, UnknownQueue, WrongState, _sql
+from fireforget import (
+    Inspector,
+    JobActive,
+    QueueNotEmpty,
+    State,
+    Task,
+    UnknownQueue,
+    WrongState,
+    _inspect_change,
+    _inspect_find,
+    _sql,
+)
 from fireforget import inspector as module
 from fireforget._claims import Claims, Settlement
 from fireforget.errors import DuplicateTask, InvalidOption, InvalidPayload, StoreBusy, UnknownJob
@@ -377,7 +390,10 @@ def test_a_late_result_of_a_job_that_was_taken_away_is_discarded(queue, inspecto
 def many(queue, sql):
     """Jobs 1 to 60: two types, two queues, half of them archived with two errors, at two instants."""
     queue.enqueue_many(
-        [Task(("a:x", "a:y", "b")[n % 3], {"n": n % 4, "flag": True}, queue=("default", "low")[n % 2]) for n in range(60)]
+        [
+            Task(("a:x", "a:y", "b")[n % 3], {"n": n % 4, "flag": True, "deep": {"n": n % 4}}, queue=("default", "low")[n % 2])
+            for n in range(60)
+        ]
     )
     sql("UPDATE fireforget_job SET state = 6, completed_at = 1800000000.0 - n, last_error = 'E: ' || (n % 2) WHERE n <= 30")
     sql("INSERT INTO fireforget_attempt VALUES (1, 1, 0.0, 0.0, 'w', 'E', NULL)")
@@ -390,7 +406,11 @@ FILTERS = {
     "type prefix": ({"type": "a:"}, "type LIKE 'a:%'"),
     "error": ({"error": ": 1"}, "last_error LIKE '%: 1%'"),
     "age": ({"older_than": 10}, "completed_at <= 1799999990"),
+    "age, the young": ({"newer_than": 10}, "completed_at > 1799999990"),
+    "age, between": ({"older_than": 10, "newer_than": 20}, "completed_at BETWEEN 1799999981 AND 1799999990"),
     "payload": ({"payload": {"n": 3, "flag": True}}, "payload LIKE '%\"n\":3%'"),
+    "payload, inside a member": ({"payload": {"deep.n": 3}}, "payload LIKE '%{\"n\":3}%'"),
+    "payload, a number with a fraction": ({"payload": {"n": 3.0}}, "payload LIKE '%\"n\":3%'"),
     "several": (
         {"queue": "low", "type": "a:y", "payload": {"n": 1}},
         "queue = 'low' AND type = 'a:y' AND payload LIKE '%\"n\":1%'",
@@ -411,6 +431,78 @@ def test_jobs_are_chosen_by_what_all_filters_say(inspector, many, sql, name):
     assert inspector.run_all("archived", **filters) == len(expected)
     assert sql("SELECT count(*) FROM fireforget_job WHERE state = 6") == [(30 - len(expected),)]
     assert sql("SELECT count(*) FROM fireforget_job WHERE n <= 30 AND state = 2 AND due = 1800000000.0") == [(len(expected),)]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        '{"user_id":7,"name":"Zoë"}',
+        '{ "user_id" : 7.0, "name" : "Zoë" }',
+        '{"user\\u005fid": 70e-1, "name": "Zo\\u00eb"}',
+        '{"user_id":0.7E1,"name":"\\u005ao\\u00eb"}',
+    ],
+)
+def test_a_payload_is_found_however_another_program_wrote_it(inspector, sql, payload):
+    """What SQLite passes over without decoding can never match."""
+    for text in (payload, '{"user_id":77,"name":"Zoë"}', "[7]", "7", "no json: user_id 7 Zoë"):
+        sql("INSERT INTO fireforget_enqueue (type, payload) VALUES ('t', ?)", (text,))
+    assert [info.id.split("-")[1] for info in inspector.tasks(payload={"user_id": 7, "name": "Zoë"})] == ["1"]
+    assert inspector.count("pending", payload={"user_id": 7}) == 1
+    assert inspector.count("pending", payload={"user_id": True}) == inspector.count("pending", payload={"user_id": None}) == 0
+
+
+ALL = {
+    "delete_all": ("pending", "scheduled", "retry", "archived", "completed", "aggregating"),
+    "run_all": ("scheduled", "retry", "archived", "aggregating", "completed", "cancelled"),
+    "archive_all": ("pending", "scheduled", "retry", "aggregating", "completed"),
+    "cancel_all": ("pending", "scheduled", "retry", "aggregating", "blocked"),
+}
+AFTERWARDS = {"run_all": State.PENDING, "archive_all": State.ARCHIVED, "cancel_all": State.CANCELLED}
+
+
+@pytest.mark.parametrize(("operation", "state"), [(name, state) for name, states in ALL.items() for state in states])
+def test_all_jobs_of_a_state_are_changed_and_no_others(inspector, queue, job_in, operation, state):
+    """Of one queue."""
+    mine = [job_in(state) for _ in range(2)]
+    other = queue.enqueue(Task("t"), queue="low").id
+    blocked = job_in("blocked" if state != "blocked" else "scheduled")
+    assert getattr(inspector, operation)(state, queue="default") == 2
+    if operation == "delete_all":
+        assert [info.id for info in inspector.tasks()] == [other, blocked]
+    else:
+        assert [inspector.task(job_id).state for job_id in mine] == [AFTERWARDS[operation]] * 2
+    assert (inspector.task(other).state, inspector.task(blocked).state in ("blocked", "scheduled")) == ("pending", True)
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_state_is_listed_and_counted(inspector, job_in, state):
+    """Its own jobs alone, with or without the name of a queue."""
+    job_id = job_in(state.value)
+    job_in("blocked" if state != "blocked" else "scheduled")
+    for filters in ({}, {"queue": "default"}):
+        (info,) = inspector.tasks(state, **filters)
+        assert (info.id, info.state, inspector.count(state, **filters)) == (job_id, state, 1)
+    assert inspector.tasks(state, queue="low") == []
+
+
+def test_many_jobs_are_updated(inspector, many, queue, sql):
+    """Those that match are, as one by one; a taken unique key leaves a job as it is."""
+    assert inspector.update_all("pending", {"queue": "critical", "priority": 5}, type="a:", payload={"n": 1}) == 5
+    assert {(info.priority, info.type[:2]) for info in inspector.tasks(queue="critical")} == {(5, "a:")}
+    assert inspector.update_all("pending", {"process_in": 60}, queue="critical") == 5
+    assert inspector.count("scheduled", queue="critical") == 5
+    assert inspector.update_all("archived", {"payload": None, "deadline": None}, queue="low") == 15
+    assert sql("SELECT count(*) FROM fireforget_job WHERE payload IS NULL") == [(15,)]
+    for payload in (1, 2):
+        queue.enqueue(Task("u", payload), unique_for=60)
+    assert inspector.update_all("pending", {"payload": 3}, type="u") == 1
+    for wrong in ({}, {"queue": None}, {"colour": "red"}, {"priority": "high"}):
+        with pytest.raises(InvalidOption):
+            inspector.update_all("pending", wrong)
+    with pytest.raises(InvalidOption, match="do not wait for a time"):
+        inspector.update_all("archived", {"process_in": 5})
+    with pytest.raises(InvalidOption, match="cannot be updated"):
+        inspector.update_all("completed", {"priority": 5})
 
 
 def test_many_jobs_are_deleted_archived_and_cancelled(inspector, many, sql, claims):
@@ -440,7 +532,7 @@ def test_many_jobs_are_changed_in_transactions_of_at_most_a_thousand(queue, insp
             queue.enqueue(Task("t"))
         self.jobs = 1000
 
-    monkeypatch.setattr(module._Pace, "rest", rest)
+    monkeypatch.setattr(_inspect_change.Pace, "rest", rest)
     deleted = inspector.delete_all("pending")
     assert deleted + len(claimed) == 5000
     assert max(sizes) <= 1000 and len(sizes) >= 5
@@ -449,25 +541,21 @@ def test_many_jobs_are_changed_in_transactions_of_at_most_a_thousand(queue, insp
 
 def test_a_pace_that_holds_the_lock_too_long_becomes_smaller():
     """And one that is quick grows up to its limit."""
-    pace = module._Pace()
+    pace = _inspect_change.Pace()
     for _ in range(5):
         pace.rest(0.001, more=False)
-    assert pace.jobs == module.MOST_IN_A_TRANSACTION
+    assert pace.jobs == _inspect_change.MOST_IN_A_TRANSACTION
     pace.rest(1.0, more=False)
-    assert pace.jobs == module.MOST_IN_A_TRANSACTION // 2
+    assert pace.jobs == _inspect_change.MOST_IN_A_TRANSACTION // 2
 
 
 def test_a_change_that_cannot_get_the_lock_changes_nothing(inspector, queue, monkeypatch, claims):
     """The error is the store's, and the next call works."""
     info = queue.enqueue(Task("t"))
-    monkeypatch.setattr(queue._database, "connection", _impatient(queue._database.connection))
+    monkeypatch.setattr(inspector._access, "patience", 0.1)
     with claims.transaction(), pytest.raises(StoreBusy):
         inspector.archive(info.id)
     assert inspector.archive(info.id).state == "archived"
-
-
-def _impatient(connection):
-    return lambda patience=0.1: connection(0.1)
 
 
 def test_filters_that_make_no_sense_are_refused(inspector):
@@ -492,6 +580,27 @@ def test_pages_go_on_after_a_job_that_is_gone(inspector, queue):
     page = inspector.tasks(limit=2)
     inspector.delete(page[-1].id)
     assert [info.id for info in inspector.tasks(limit=2, after=page[-1].id)] == ids[2:4]
+
+
+@pytest.mark.parametrize("most", [_inspect_find._MOST_QUEUES, 1])
+@pytest.mark.parametrize("filters", [{}, {"type": "a:"}, {"older_than": 10}, {"payload": {"flag": True}}])
+def test_pages_of_what_rests_are_in_order_over_all_queues(inspector, many, monkeypatch, most, filters):
+    """However many queues there are; they go on after the last job of the page before."""
+    monkeypatch.setattr(_inspect_find, "_MOST_QUEUES", most)
+    monkeypatch.setattr(_inspect_find, "_WINDOW", 7)
+    seen, after = [], None
+    while page := inspector.tasks("archived", limit=4, after=after, **filters):
+        seen, after = [*seen, *page], page[-1].id
+    numbers = [int(info.id.split("-")[1]) for info in seen]
+    assert numbers == sorted(set(numbers)) and len(numbers) == inspector.count("archived", **filters) >= 20
+
+
+def test_a_page_of_what_rests_is_read_in_the_order_of_its_index(queue):
+    """Nothing is sorted, and the table is not read."""
+    statement = _sql.matching(_sql.number_of(State.ARCHIVED), {"queue": ""}, by_index=True)
+    parameters = {"after": 0, "last": 9, "most": 5, "queue": "low"}
+    plan = [row[3] for row in queue._database.connection().execute("EXPLAIN QUERY PLAN " + statement, parameters)]
+    assert len(plan) == 1 and "fireforget_listed (state=? AND queue=? AND rowid>? AND rowid<?)" in plan[0], plan
 
 
 @pytest.fixture(scope="module")
@@ -629,9 +738,119 @@ def test_a_queue_with_running_jobs_is_not_deleted(inspector, queue, claims, sql)
 def test_a_job_that_is_claimed_while_its_queue_is_deleted_stays(inspector, queue, claims, monkeypatch):
     """The error says how many are left, and how many are gone."""
     queue.enqueue_many([Task("t")] * 300)
-    monkeypatch.setattr(module._Pace, "rest", lambda self, seconds, *, more: more and claim(claims, 2))
+    monkeypatch.setattr(_inspect_change.Pace, "rest", lambda self, seconds, *, more: more and claim(claims, 2))
     with pytest.raises(QueueNotEmpty, match="has 2 jobs that came or were claimed meanwhile; 298 were deleted"):
         inspector.delete_queue("default", force=True)
+
+
+def test_queues_are_named_without_counting_their_jobs(inspector, queue, job_in, claims, sql):
+    """Those with jobs in whatever state, paused ones, served ones, and those that only have a history."""
+    for state in State:
+        job_in(state.value)
+        sql("UPDATE fireforget_job SET queue = ? WHERE queue = 'default'", (f"has {state}",))
+    inspector.pause_queue("paused")
+    with claims.transaction():
+        claims.add_to_history([("was busy", 5, 1)])
+    expected = {"paused", "was busy", "default", "low", *(f"has {state}" for state in State)}
+    assert inspector.queue_names() == sorted(expected)
+    assert {stats.name for stats in inspector.queues()} == expected - {"default", "low"}
+    assert all(inspector.knows_queue(name) for name in expected)
+
+
+DAY = 86400
+
+
+def test_what_was_processed_is_kept_by_day(inspector, claims, clock):
+    """By queue or together, today first, days of nothing as zeros."""
+    for days, rows in ((0, [("default", 5, 1)]), (2, [("default", 7, 0), ("low", 2, 2)]), (0, [("default", 1, 1)])):
+        clock.advance(days * DAY)
+        with claims.transaction():
+            claims.add_to_history(rows)
+    today = datetime.fromtimestamp(clock.now, UTC).date()
+    history = inspector.history("default", days=4)
+    assert [(day.processed, day.failed) for day in history] == [(8, 1), (0, 0), (5, 1), (0, 0)]
+    assert [(today - day.day).days for day in history] == [0, 1, 2, 3]
+    assert [day.processed for day in inspector.history(days=3)] == [10, 0, 5]
+    assert len(inspector.history("nobody")) == 10
+    stats = inspector.queue_stats("default")
+    assert (stats.processed_today, stats.failed_today, stats.processed_total, stats.failed_total) == (8, 1, 13, 2)
+    assert inspector.queues()[0] == stats
+    for wrong in (0, 91, "1", True):
+        with pytest.raises(InvalidOption):
+            inspector.history("default", days=wrong)
+    inspector.delete_queue("default")
+    assert [day.processed for day in inspector.history(days=3)] == [2, 0, 0]
+
+
+def test_days_that_are_too_old_stay_in_the_totals(inspector, claims, clock, sql):
+    """Ninety rows a queue, for ever."""
+    for _ in range(100):
+        clock.advance(DAY)
+        with claims.transaction():
+            claims.add_to_history([("default", 3, 1)])
+    assert sum(day.processed for day in inspector.history("default", days=90)) == 270
+    assert inspector.queue_stats("default").processed_total == 300
+    assert inspector.queue_stats("default").failed_total == 100
+    assert sql("SELECT count(*) FROM fireforget_day") == [(91,)]
+
+
+def test_the_bytes_of_a_queue_are_estimated(inspector, queue):
+    """By a sample, each queue by its own jobs."""
+    queue.enqueue_many([Task("t", "x" * 1000)] * 300)
+    queue.enqueue_many([Task("t")] * 300, queue="low")
+    large, small = (stats.bytes for stats in inspector.queues())
+    assert 300_000 < large < 500_000 and 30_000 < small < 90_000
+
+
+def test_a_worker_is_alive_as_long_as_its_lock_is_held(inspector, claims, path, sql):
+    """The kernel says so, whatever its process id became; without a lock file, a process of this boot."""
+    lock = f"{path}-worker-1"
+    sql("UPDATE fireforget_worker SET lock_file = ?", (os.path.basename(lock),))
+    assert [worker.alive for worker in inspector.workers()] == [True]
+    sql("UPDATE fireforget_worker SET boot_id = 'another'")
+    assert [worker.alive for worker in inspector.workers()] == [False]
+    with open(lock, "w") as file:
+        assert [worker.alive for worker in inspector.workers()] == [False]
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert [worker.alive for worker in inspector.workers()] == [True]
+    assert [worker.alive for worker in inspector.workers()] == [False]
+
+
+def test_the_jobs_in_the_hands_of_a_worker_are_listed(inspector, queue, claims):
+    """First enqueued first, no more than asked for."""
+    ids = [info.id for info in queue.enqueue_many([Task("t")] * 3)]
+    claim(claims)
+    assert [info.id for info in inspector.tasks_of_worker("worker-1")] == ids
+    assert [info.id for info in inspector.tasks_of_worker("worker-1", limit=1)] == ids[:1]
+    assert inspector.tasks_of_worker("nobody") == []
+
+
+@pytest.mark.parametrize("typed", ["ordr-51234", "order-52134", "orxder-51234", "0rder-51234", "order-512345", "rder-51234"])
+def test_an_id_with_one_wrong_letter_is_found_among_many(inspector, queue, typed):
+    """Anywhere in it: not only among the first that begin alike."""
+    queue.enqueue_many([Task("t", task_id=f"order-{n}") for n in (*range(10_000, 10_500), 51_234)])
+    assert "order-51234" in inspector.similar_ids(typed)
+
+
+def test_a_generated_id_with_a_wrong_digit_is_found_by_the_rest_of_it(inspector, queue):
+    """The number is another job's, or nobody's."""
+    ids = [info.id for info in queue.enqueue_many([Task("t")] * 30)]
+    tag, _, nonce = ids[11].split("-")
+    for wrong in ("13", "21", "1", "912"):
+        assert ids[11] in inspector.similar_ids(f"{tag}-{wrong}-{nonce}")
+
+
+def test_ids_are_completed(inspector, queue):
+    """One's own and generated ones; the latest for no text."""
+    ids = [info.id for info in queue.enqueue_many([Task("t")] * 30)]
+    queue.enqueue(Task("t"), task_id="welcome-1")
+    tag = ids[0].split("-")[0]
+    assert inspector.ids_beginning("wel") == ["welcome-1"]
+    assert inspector.ids_beginning("", limit=2) == ["welcome-1", ids[29]]
+    assert inspector.ids_beginning(f"{tag}-2") == [ids[1], *ids[19:29]]
+    assert inspector.ids_beginning(ids[4][:-3]) == [ids[4]]
+    assert inspector.ids_beginning(tag[:2], limit=3) == ids[:3]
+    assert inspector.ids_beginning(f"{tag}-99") == inspector.ids_beginning("zz") == []
 
 
 def test_ids_that_look_alike_are_found(inspector, queue):

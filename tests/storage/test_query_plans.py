@@ -85,7 +85,7 @@ def test_a_settling_statement_finds_its_row_by_number(plan_of, name):
 
 def test_counting_walks_indexes(plan_of):
     """Each state's own: neither the table nor the jobs of other states are walked for a number."""
-    for statement in (_sql.COUNT_JOBS, _sql.OLDEST_DUE):
+    for statement in (_sql.COUNT_JOBS, _sql.COUNT_JOBS_OF_QUEUE, _sql.QUEUES_OF_OTHERS, _sql.queues_in(_sql.PENDING)):
         plan = plan_of(statement)
         assert all("INDEX fireforget_" in line for line in reads_of_jobs(plan)), plan
 

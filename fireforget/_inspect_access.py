@@ -1,0 +1,94 @@
+"""How an `Inspector` reads and writes the store: short reads, one write transaction a change, and finding a job by its id."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from fireforget import _db
+from fireforget._schema import STATE_OF_NUMBER
+from fireforget.clock import to_datetime
+from fireforget.errors import JobActive, UnknownJob, WrongState
+from fireforget.queue_sqlite import SqliteQueue, _parse_generated, find_job, info_of
+from fireforget.task import State, TaskInfo
+
+Connection = Any
+"""A `sqlite3.Connection`; only the store knows SQLite by its name."""
+
+STATE, PRIORITY, DUE = 5, 8, 15  # in `_sql.JOB_COLUMNS`
+
+
+class Access:
+    """One queue's file as an inspector uses it; safe to share between threads."""
+
+    def __init__(self, queue: SqliteQueue) -> None:
+        self._database = queue._database
+        self.tag = queue._tag
+        self.now = queue._clock
+        self.max_payload = queue._max_payload
+        self.patience = _db.DEFAULT_PATIENCE
+        """Seconds to wait for the write lock."""
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Run a block that reads; raises `StoreError`s. Keep it short: a long reader keeps the WAL from shrinking."""
+        with self._database.use() as connection:
+            yield connection
+
+    @contextmanager
+    def changing(self) -> Iterator[Connection]:
+        """Run a block in one write transaction; raises `StoreError`s, and then nothing of it happened."""
+        database = self._database
+        with _db.translated(database.path), _db.begun(database, self.patience) as connection:
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                _db.rollback(connection)
+                raise
+            database.check_identity()
+            if _db.wal_size(database.path) > _db.WORKER_WAL_BYTES:  # little at a time: it holds up writers
+                _db.checkpoint(connection, database.path)
+
+    # --- one job --------------------------------------------------------------------------------------------------------
+
+    def number_of(self, job_id: str) -> int:
+        """Return the number of a job, which need not be stored any more unless its id was the caller's own."""
+        generated = _parse_generated(job_id, self.tag)
+        if generated is not None:
+            return generated[0]
+        with self.reading() as connection:
+            return int(self.find(connection, job_id)[0])
+
+    def find(self, connection: Connection, job_id: str) -> tuple[Any, ...]:
+        """Return the row of a job; raises `UnknownJob`."""
+        row = find_job(connection, job_id, self.tag)
+        if row is None:
+            raise UnknownJob(job_id)
+        return row
+
+    def find_in(
+        self, connection: Connection, job_id: str, allowed: frozenset[State], remedies: Mapping[State, str]
+    ) -> tuple[Any, ...]:
+        """Return a job in one of the allowed states; raises `UnknownJob`, `JobActive` or `WrongState` with the remedy."""
+        row = self.find(connection, job_id)
+        state = state_of(row)
+        if state not in allowed:
+            raise (JobActive if state is State.ACTIVE else WrongState)(job_id, state, remedies[state])
+        return row
+
+    def info(self, connection: Connection, job_id: str) -> TaskInfo:
+        """Return a job; raises `UnknownJob`."""
+        return info_of(self.find(connection, job_id), self.tag)
+
+
+def state_of(row: tuple[Any, ...]) -> State:
+    """Return the state in a row of `_sql.JOB_COLUMNS`."""
+    return STATE_OF_NUMBER[row[STATE]]
+
+
+def instant(seconds: float) -> datetime:
+    """Return Unix seconds as an instant in UTC."""
+    moment = to_datetime(seconds)
+    assert moment is not None
+    return moment

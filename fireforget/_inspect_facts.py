@@ -1,0 +1,137 @@
+"""What an `Inspector` tells of queues, workers, attempts, groups and schedules: records that do not change."""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from fireforget import cron
+from fireforget.task import State
+
+ROW_BYTES = 200
+"""About what a job takes in the file beside its texts: numbers, and its places in the indexes."""
+
+
+@dataclass(frozen=True)
+class QueueStats:
+    """One queue as it is now."""
+
+    name: str
+    counts: dict[State, int]
+    """How many jobs are in each state, zeros included."""
+    latency: float
+    """Seconds that the oldest pending job has been due; 0 when none is pending."""
+    paused: bool
+    paused_at: datetime | None = None
+    """Since when it has been paused; None when it is not."""
+    processed_today: int = 0
+    """Runs that ended since midnight, UTC, well or not; those of the last second may be missing."""
+    failed_today: int = 0
+    """How many of these failed."""
+    processed_total: int = 0
+    """Runs that ended since the queue's first job."""
+    failed_total: int = 0
+    bytes: int = 0
+    """About what its jobs take in the file, by a sample of a hundred jobs of all queues."""
+
+    @property
+    def size(self) -> int:
+        """All jobs stored, in whatever state."""
+        return sum(self.counts.values())
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """One worker that has signed in; one that was killed stands here until the next one takes over from it."""
+
+    name: str
+    host: str
+    pid: int
+    queues: dict[str, int]
+    concurrency: int
+    threads: int
+    started_at: datetime
+    active: int
+    """Jobs in its hands: running, or about to."""
+    alive: bool
+    """Whether any of its processes lives: the lock that they share is held."""
+
+
+@dataclass(frozen=True)
+class DayStats:
+    """What was processed on one day, from midnight to midnight UTC."""
+
+    day: date
+    processed: int
+    """Runs that ended, well or not."""
+    failed: int
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One failed run of a job."""
+
+    number: int
+    started_at: datetime
+    duration: float
+    """Seconds."""
+    worker: str
+    error: str
+    traceback: str | None
+
+
+@dataclass(frozen=True)
+class GroupInfo:
+    """Jobs of one group in one queue that wait to be handed over together."""
+
+    queue: str
+    name: str
+    size: int
+    """How many jobs wait."""
+    oldest: datetime
+    """When the first of them was enqueued."""
+    newest: datetime
+    """When the last of them was."""
+    closed: bool
+    """Whether the group is complete, and its aggregator is to run, runs, or has failed; later jobs are a group of their own."""
+    completes_at: datetime | None
+    """When an open group is complete if nothing more comes; None where no aggregator is known."""
+
+
+@dataclass(frozen=True)
+class ScheduleInfo:
+    """One schedule as it stands in the database."""
+
+    name: str
+    type: str
+    """Of the tasks that it enqueues."""
+    queue: str
+    expression: str
+    timezone: str
+    missed: str
+    """What becomes of missed ticks: run_once, skip or catch_up."""
+    next_at: datetime | None
+    """When it ticks next, as far as a worker runs then that has it; None while it is paused."""
+    last_at: datetime | None
+    """The last tick that was enqueued."""
+    paused: bool
+    paused_at: datetime | None
+    workers: int
+    """How many running workers have it in their registry."""
+
+    def upcoming(self, count: int, start: datetime | None = None) -> list[datetime]:
+        """Return the next ticks after `start` (an aware datetime; None: now), in the schedule's zone, whether paused or not."""
+        return cron.parse(self.expression, self.timezone).upcoming(start or datetime.now(UTC), count)
+
+
+@dataclass(frozen=True)
+class ScheduleEvent:
+    """What became of a tick."""
+
+    tick: datetime
+    at: datetime
+    """When it was enqueued."""
+    outcome: str
+    """enqueued; refused, since another job held its unique key; or missed, where nothing was enqueued for one tick or several."""
+    job_id: str | None
+    """The job, which need not be stored any more; while a payload is being built, the job that does so."""
+    detail: str | None
+    """Why it was refused, or what was missed."""

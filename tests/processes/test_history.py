@@ -1,0 +1,33 @@
+"""What was processed by day, as a worker writes it."""
+
+import signal
+
+from fireforget import Inspector, Task
+
+APP = """
+@registry.task("add", retry_delay=3600)
+def add(n):
+    if n % 5 == 0:
+        raise ValueError("no")
+"""
+
+
+def test_what_was_processed_is_written_within_a_second_and_survives_a_kill(site):
+    """Also what is left over when the last job has ended: nobody has to stop the worker for it."""
+    site.app(APP)
+    site.queue.enqueue_many([Task("add", {"n": n}) for n in range(100)])
+    worker = site.worker("--concurrency", 1)
+    inspector = Inspector(site.queue)
+    site.eventually(lambda: inspector.history("default")[0].processed == 100)
+    worker.signal(signal.SIGKILL)
+    worker.exit_code()
+    stats = inspector.queue_stats("default")
+    assert (stats.processed_today, stats.failed_today, stats.processed_total, stats.size) == (100, 20, 100, 20)
+
+
+def test_a_worker_that_ends_writes_what_it_has_counted(site):
+    """Within the second in which it ended."""
+    site.app(APP)
+    site.queue.enqueue_many([Task("add", {"n": n}) for n in range(1, 4)], queue="low")
+    site.burst("--concurrency", 1)
+    assert Inspector(site.queue).history("low")[0].processed == 3

@@ -36,6 +36,10 @@ _HINTS = {
 """States as other queues call them."""
 
 
+Commands = Any
+"""What `add_subparsers` returns; its class has no public name."""
+
+
 class Refused(FireforgetError):
     """The command says no: exit code 1."""
 
@@ -57,7 +61,7 @@ def common_flags() -> argparse.ArgumentParser:
 
 
 def add_command(
-    commands: "argparse._SubParsersAction[Any]",
+    commands: Commands,
     name: str,
     run: Callable[[argparse.Namespace], int] | None,
     help: str,
@@ -76,7 +80,7 @@ def add_command(
     return made
 
 
-def add_group(commands: "argparse._SubParsersAction[Any]", name: str, help: str) -> "argparse._SubParsersAction[Any]":
+def add_group(commands: Commands, name: str, help: str) -> Commands:
     """Add a subcommand that has subcommands."""
     return add_command(commands, name, None, help).add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -183,36 +187,40 @@ def check_queue(inspector: Inspector, name: str) -> None:
 # --- choosing jobs ----------------------------------------------------------------------------------------------------
 
 
-def add_filters(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that choose jobs."""
+def add_filters(parser: argparse.ArgumentParser, *, queue: str = "--queue", payload: str = "--payload") -> None:
+    """Add the flags that choose jobs; where a command has other uses for `--queue` and `--payload`, under other names."""
     group = parser.add_argument_group("which jobs")
     add = group.add_argument
     states = ", ".join(State)
     add("--state", type=a_state, metavar="STATE", help=states)
-    add("--queue", metavar="NAME", help="in this queue")
+    add(queue, dest="in_queue", metavar="NAME", help="in this queue")
     add("--type", metavar="TYPE", help="of this type; one that ends in ':' stands for all that begin so")
-    add(
-        "--older-than",
-        type=a_duration,
-        metavar="AGE",
-        help="ended, or else enqueued, longer ago than this: seconds, or such as 10m, 12h, 7d",
-    )
+    ended = "ended, or else enqueued,"
+    add("--older-than", type=a_duration, metavar="AGE", help=f"{ended} longer ago than this: seconds, or such as 10m, 12h, 7d")
+    add("--newer-than", type=a_duration, metavar="AGE", help=f"{ended} no longer ago than this")
     add("--error", metavar="TEXT", help="whose last error contains this")
     add("--group", metavar="NAME", help="enqueued with this group; aggregating ones still wait in it")
     add(
-        "--payload",
+        payload,
+        dest="with_payload",
         type=a_member,
         action="append",
         metavar="KEY=VALUE",
-        help="whose payload has this member (JSON, or text); may be repeated",
+        help="whose payload has this member (JSON, or text; user.id=7 is the id in user); may be repeated",
     )
 
 
 def filters_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the chosen filters, the state apart, as `Inspector` takes them."""
-    named = {name: getattr(arguments, name) for name in ("queue", "type", "older_than", "error", "group")}
-    chosen = {name: value for name, value in named.items() if value is not None}
-    return {**chosen, **({"payload": dict(arguments.payload)} if arguments.payload else {})}
+    named = {name: getattr(arguments, name) for name in ("type", "older_than", "newer_than", "error", "group")}
+    members = {"queue": arguments.in_queue, **named, "payload": dict(arguments.with_payload or ()) or None}
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def check_filters(inspector: Inspector, arguments: argparse.Namespace) -> None:
+    """Raise `Refused` with the nearest name when jobs are chosen by a queue that there is not."""
+    if arguments.in_queue is not None:
+        check_queue(inspector, arguments.in_queue)
 
 
 def confirm(question: str, arguments: argparse.Namespace) -> None:

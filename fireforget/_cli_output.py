@@ -4,13 +4,14 @@ Text from the database is shown with its control characters escaped: a payload o
 """
 
 import json
+import math
 import os
 import shutil
 import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from fireforget.inspector import Attempt
@@ -98,6 +99,15 @@ def duration(seconds: float) -> str:
             rest = whole % size // smaller_size
             return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
     return f"{whole} s"
+
+
+def size(count: float) -> str:
+    """Return bytes in their largest unit: "512 B", "1.5 MiB"."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    units = ("KiB", "MiB", "GiB")
+    power = min(len(units), int(math.log(count, 1024)))
+    return f"{count / 1024**power:.1f} {units[power - 1]}"
 
 
 def instant(moment: datetime | None) -> str:
@@ -205,7 +215,7 @@ def print_json(members: Any, *, indent: int | None = 2) -> None:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
+    if isinstance(value, date):  # a datetime too
         return value.isoformat()
     if isinstance(value, Progress):
         return {"fraction": value.fraction, "note": value.note}

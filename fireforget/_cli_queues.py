@@ -1,22 +1,29 @@
-"""The commands about queues, groups and workers: `stats`, `queue ...`, `group list`, `worker list`."""
+"""The commands about queues: `queue list|show|history|pause|resume|delete`."""
 
 import argparse
-import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from fireforget import _cli_output as output
-from fireforget._cli_common import Refused, add_command, add_group, check_queue, confirm, database_of, opened, wants_json
-from fireforget._cli_parser import a_duration
+from fireforget._claims import HISTORY_DAYS
+from fireforget._cli_common import (
+    Commands,
+    Refused,
+    add_command,
+    add_group,
+    check_queue,
+    confirm,
+    database_of,
+    opened,
+    wants_json,
+)
+from fireforget._cli_parser import a_count, a_duration
 from fireforget._limits import LIMITS
 from fireforget.errors import QueueNotEmpty
-from fireforget.inspector import GroupInfo, Inspector, QueueStats, WorkerInfo
+from fireforget.inspector import Inspector, QueueStats
 from fireforget.task import State
 
-DEFAULT_WATCH_SECONDS = 2.0
-SHORTEST_WATCH, LONGEST_WATCH = 0.1, 86400.0
-_HOME_AND_CLEAR = "\x1b[H\x1b[J"
+DEFAULT_DAYS = 10
 
 _IN_ORDER = (
     State.PENDING,
@@ -31,57 +38,35 @@ _IN_ORDER = (
 )
 
 
-def add_stats(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add `stats`."""
-    stats = add_command(commands, "stats", _stats, "print queues, states and workers", "stats --db shop.db\nstats --watch 5")
-    stats.add_argument(
-        "--watch",
-        nargs="?",
-        type=_a_watch_interval,
-        const=DEFAULT_WATCH_SECONDS,
-        metavar="S",
-        help=f"print again every S seconds until Ctrl-C, in place on a terminal (default: {DEFAULT_WATCH_SECONDS:g})",
-    )
-
-
-def _a_watch_interval(text: str) -> float:
-    seconds = a_duration(text)
-    if not SHORTEST_WATCH <= seconds <= LONGEST_WATCH:
-        raise argparse.ArgumentTypeError(f"{text!r} is too short or too long: give from {SHORTEST_WATCH:g} seconds to a day")
-    return seconds
-
-
-def add_queue(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add `queue list|show|pause|resume|delete`."""
+def add_queue(commands: Commands) -> None:
+    """Add `queue list|show|history|pause|resume|delete`."""
     queue = add_group(commands, "queue", "look at queues, pause, resume and delete them")
     add_command(queue, "list", _list, "print all queues", "queue list")
     show = add_command(queue, "show", _show, "print one queue", "queue show low")
     show.add_argument("name", metavar="NAME")
+    history = add_command(
+        queue,
+        "history",
+        _history,
+        f"print how many runs ended on each day (UTC), and how many of them failed; kept for {HISTORY_DAYS} days",
+        "queue history default\nqueue history default low --days 30",
+    )
+    history.add_argument(
+        "--days", type=a_count, default=DEFAULT_DAYS, metavar="N", help=f"so many, today first (default: {DEFAULT_DAYS})"
+    )
     pause = add_command(
         queue, "pause", _pause, "have workers claim nothing more from queues; what runs goes on", "queue pause low critical"
     )
     resume = add_command(queue, "resume", _resume, "have workers claim from queues again", "queue resume low")
     delete = add_command(queue, "delete", _delete, "delete queues", "queue delete old\nqueue delete old --force --yes")
     _add_limits(queue)
-    for command in (pause, resume, delete):
+    for command in (history, pause, resume, delete):
         command.add_argument("names", metavar="NAME", nargs="+")
     delete.add_argument("--force", action="store_true", help="with all jobs; not while any of them runs")
     delete.add_argument("--yes", action="store_true", help="do not ask")
 
 
-def add_group_list(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add `group list`."""
-    group = add_group(commands, "group", "look at jobs that are collected to be handed over together")
-    listing = add_command(
-        group, "list", _groups, "print the groups that wait", "group list\ngroup list --queue low --app shop.jobs:registry"
-    )
-    listing.add_argument("--queue", metavar="NAME", help="in this queue")
-    listing.add_argument(
-        "--app", metavar="APP", help="the application, module:registry: its aggregators say when a group completes"
-    )
-
-
-def _add_limits(queue: "argparse._SubParsersAction[Any]") -> None:
+def _add_limits(queue: Commands) -> None:
     limits = add_command(
         queue,
         "limits",
@@ -111,72 +96,34 @@ def _an_age(text: str) -> float | str:
     return text if text == "none" else a_duration(text)
 
 
-def add_worker_list(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add `worker list`; a worker itself is started elsewhere."""
-    worker = add_group(commands, "worker", "run the jobs of an application (worker --help), or list workers (worker list)")
-    add_command(worker, "list", _workers, "print the workers", "worker list")
-
-
-# --- stats ------------------------------------------------------------------------------------------------------------
-
-
-def _stats(arguments: argparse.Namespace) -> int:
-    with opened(arguments) as (_, inspector):
-        if arguments.watch is None:
-            _print_stats(arguments, inspector)
-            return 0
-        try:
-            _watch(arguments, inspector)
-        except KeyboardInterrupt:
-            print()
-        return 0
-
-
-def _watch(arguments: argparse.Namespace, inspector: Inspector) -> None:
-    in_place = sys.stdout.isatty() and not wants_json(arguments)
-    while True:
-        if in_place:
-            print(_HOME_AND_CLEAR, end="")
-        _print_stats(arguments, inspector)
-        if not wants_json(arguments):
-            print(f"\n{time.strftime('%H:%M:%S')}, every {arguments.watch:g} s; Ctrl-C ends", flush=True)
-        time.sleep(arguments.watch)
-
-
-def _print_stats(arguments: argparse.Namespace, inspector: Inspector) -> None:
-    queues, workers = inspector.queues(), inspector.workers()
-    if wants_json(arguments):
-        members = {"queues": [_members(q) for q in queues], "workers": [vars(worker) for worker in workers]}
-        output.print_json(members, indent=2 if arguments.watch is None else None)
-        return
-    _print_queues(queues)
-    print(f"\n{output.plural(len(workers), 'worker')}" + (":" if workers else ""))
-    for worker in workers:
-        load = f"{_children(worker)}, {output.plural(worker.active, 'active job')}"
-        print(f"  {output.printable(worker.name)}  {load}, since {output.instant(worker.started_at)}")
-
-
-def _children(worker: WorkerInfo) -> str:
-    return output.plural(worker.concurrency, "child", "children")
-
-
-def _print_queues(queues: Sequence[QueueStats]) -> None:
+def print_queues(queues: Sequence[QueueStats]) -> None:
+    """Print queues as a table, with the states that any of them has jobs in."""
     states = [state for state in _IN_ORDER if any(q.counts[state] for q in queues)] or list(_IN_ORDER[:3])
     rows = [
-        [q.name + (" (paused)" if q.paused else ""), *(f"{q.counts[state]}" for state in states), output.age(q.latency)]
+        [q.name + (" (paused)" if q.paused else ""), *(f"{q.counts[state]:,}" for state in states), output.age(q.latency)]
         for q in queues
     ]
+    header = ["queue", *states, "latency"]
+    if any(q.processed_total for q in queues):
+        header += ["today", "failed today"]
+        rows = [[*row, f"{q.processed_today:,}", f"{q.failed_today:,}"] for row, q in zip(rows, queues, strict=True)]
     colours = ["paused" if q.paused else "" for q in queues]
-    output.print_table(["queue", *states, "latency"], rows, empty="no jobs are stored", colours=colours)
+    output.print_table(header, rows, empty="no jobs are stored", colours=colours)
 
 
-def _members(q: QueueStats) -> dict[str, Any]:
+def members_of_queue(q: QueueStats) -> dict[str, Any]:
+    """Return a queue as JSON shows it."""
     return {
         "queue": q.name,
         "paused": q.paused,
         "paused_at": q.paused_at,
         "latency": round(q.latency, 3),
         "size": q.size,
+        "bytes": q.bytes,
+        "processed_today": q.processed_today,
+        "failed_today": q.failed_today,
+        "processed_total": q.processed_total,
+        "failed_total": q.failed_total,
         "states": dict(q.counts),
     }
 
@@ -188,9 +135,9 @@ def _list(arguments: argparse.Namespace) -> int:
     with opened(arguments) as (_, inspector):
         queues = inspector.queues()
     if wants_json(arguments):
-        output.print_json([_members(q) for q in queues])
+        output.print_json([members_of_queue(q) for q in queues])
     else:
-        _print_queues(queues)
+        print_queues(queues)
     return 0
 
 
@@ -201,17 +148,54 @@ def _show(arguments: argparse.Namespace) -> int:
         q = _stats_of(inspector, arguments.name)
     serving = [(worker, worker.queues[q.name]) for worker in workers if q.name in worker.queues]
     if wants_json(arguments):
-        output.print_json({**_members(q), "workers": [worker.name for worker, _ in serving]})
+        output.print_json({**members_of_queue(q), "workers": [worker.name for worker, _ in serving]})
         return 0
     since = f"since {output.instant(q.paused_at)}" if q.paused else "no"
-    output.print_fields([("queue", q.name), ("paused", since), ("latency", output.duration(q.latency)), ("jobs", f"{q.size:,}")])
+    output.print_fields(
+        [
+            ("queue", q.name),
+            ("paused", since),
+            ("latency", output.duration(q.latency)),
+            ("today", _ended(q.processed_today, q.failed_today)),
+            ("in all", _ended(q.processed_total, q.failed_total)),
+            ("jobs", f"{q.size:,}" + (f", about {output.size(q.bytes)}" if q.size else "")),
+        ]
+    )
     for state in _IN_ORDER:
         if q.counts[state]:
             print(f"  {output.paint(state.ljust(12), state)}{q.counts[state]:>12,}")
-    print("\nserved by " + ("no worker" if not serving else ""))
+    print("\nserved by" + (" no worker" if not serving else ""))
     for worker, weight in serving:
-        print(f"  {output.printable(worker.name)}  weight {weight}, {_children(worker)}")
+        print(f"  {output.printable(worker.name)}  weight {weight}, {output.plural(worker.concurrency, 'child', 'children')}")
     return 0
+
+
+def _ended(processed: int, failed: int) -> str:
+    return f"{output.plural(processed, 'run')} ended, {failed:,} failed"
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    with opened(arguments) as (_, inspector):
+        for name in arguments.names:
+            check_queue(inspector, name)
+        days = {name: inspector.history(name, arguments.days) for name in arguments.names}
+    if wants_json(arguments):
+        output.print_json([{"queue": name, "days": [vars(day) for day in history]} for name, history in days.items()])
+        return 0
+    for position, (name, history) in enumerate(days.items()):
+        if len(days) > 1:
+            print(("\n" if position else "") + output.paint(output.printable(name), "bold"))
+        rows = [
+            [day.day.isoformat(), f"{day.processed:,}", f"{day.failed:,}", _share(day.failed, day.processed)] for day in history
+        ]
+        total, failed = sum(day.processed for day in history), sum(day.failed for day in history)
+        rows.append(["in all", f"{total:,}", f"{failed:,}", _share(failed, total)])
+        output.print_table(["day (UTC)", "processed", "failed", "error rate"], rows, empty="")
+    return 0
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
 
 
 def _stats_of(inspector: Inspector, name: str) -> QueueStats:
@@ -290,58 +274,3 @@ def _delete_one(inspector: Inspector, name: str, force: bool) -> int:
             raise
         jobs = output.plural(error.size)
         raise Refused(f"queue {name!r} has {jobs}: give --force to delete them too, or delete or run them first") from error
-
-
-# --- workers ----------------------------------------------------------------------------------------------------------
-
-
-def _workers(arguments: argparse.Namespace) -> int:
-    with opened(arguments) as (_, inspector):
-        workers = inspector.workers()
-    if wants_json(arguments):
-        output.print_json([vars(worker) for worker in workers])
-        return 0
-    output.print_table(
-        ["worker", "pid", "children", "threads", "active", "up", "queues"],
-        [_row(worker) for worker in workers],
-        empty="no worker is running",
-        left=(0, 6),
-    )
-    return 0
-
-
-def _row(worker: WorkerInfo) -> list[str]:
-    queues = ",".join(f"{name}={weight}" for name, weight in worker.queues.items())
-    up = output.briefly(worker.started_at).removesuffix(" ago").removeprefix("in ")
-    return [worker.name, f"{worker.pid}", f"{worker.concurrency}", f"{worker.threads}", f"{worker.active}", up, queues]
-
-
-# --- groups -----------------------------------------------------------------------------------------------------------
-
-
-def _groups(arguments: argparse.Namespace) -> int:
-    registry = None
-    if arguments.app is not None:
-        from fireforget.app import load_registry
-
-        registry = load_registry(arguments.app)
-    with opened(arguments) as (_, inspector):
-        if arguments.queue is not None:
-            check_queue(inspector, arguments.queue)
-        groups = inspector.groups(arguments.queue, registry=registry)
-    if wants_json(arguments):
-        output.print_json([vars(group) for group in groups])
-        return 0
-    output.print_table(
-        ["queue", "group", "jobs", "oldest", "newest", "completes"],
-        [[g.queue, g.name, f"{g.size:,}", output.briefly(g.oldest), output.briefly(g.newest), _completes(g)] for g in groups],
-        empty="no job waits in a group",
-        left=(0, 1),
-    )
-    return 0
-
-
-def _completes(group: GroupInfo) -> str:
-    if group.closed:
-        return "is complete"
-    return "unknown" if group.completes_at is None else output.briefly(group.completes_at)

@@ -1,14 +1,14 @@
-"""The commands about jobs: `enqueue` and `task list|show|run|archive|delete|cancel|update`."""
+"""The commands that make and show jobs: `enqueue` and `task list|show`."""
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
 
 from fireforget import _cli_output as output
+from fireforget._cli_changes import add_changes, complain
 from fireforget._cli_common import (
+    Commands,
     Misused,
     Refused,
     a_header,
@@ -16,8 +16,7 @@ from fireforget._cli_common import (
     add_filters,
     add_group,
     an_instant,
-    check_queue,
-    confirm,
+    check_filters,
     did_you_mean_id,
     filters_of,
     json_text,
@@ -25,46 +24,14 @@ from fireforget._cli_common import (
     wants_json,
 )
 from fireforget._cli_parser import a_count, a_duration
-from fireforget.errors import DuplicateTask, FireforgetError, UnknownJob, WrongState
-from fireforget.inspector import Attempt, Inspector
+from fireforget.errors import UnknownJob
+from fireforget.inspector import Attempt
 from fireforget.task import State, Task, TaskInfo
 
 DEFAULT_PAGE = 20
-_NOT_GIVEN = object()
 
 
-class _Operation(NamedTuple):
-    """A command that changes jobs: one, several, or all that match."""
-
-    verb: str
-    done: str
-    one: Callable[[Inspector, str], TaskInfo | None]
-    all: Callable[..., int]
-    asks: bool
-    """Whether it asks before it changes many."""
-
-
-_OPERATIONS = {
-    "run": _Operation("run", "made pending", Inspector.run, Inspector.run_all, False),
-    "archive": _Operation("archive", "archived", Inspector.archive, Inspector.archive_all, True),
-    "delete": _Operation("delete", "deleted", Inspector.delete, Inspector.delete_all, True),
-    "cancel": _Operation("cancel", "cancelled", Inspector.cancel, Inspector.cancel_all, True),
-}
-_HELP = {
-    "run": "make jobs pending now: archived ones anew with all their retries, scheduled ones and those in retry ahead of time",
-    "archive": "put jobs among the dead letters",
-    "delete": "delete jobs with their attempts; running ones are never deleted",
-    "cancel": "cancel jobs: at once, or within a second or so where they run",
-}
-_EXAMPLES = {
-    "run": "task run 3f1c-12-0badcafe\ntask run --state archived --type email: --error timeout",
-    "archive": "task archive 3f1c-12-0badcafe\ntask archive --state retry --older-than 2d --yes",
-    "delete": "task delete 3f1c-12-0badcafe\ntask delete --state archived --older-than 30d --yes",
-    "cancel": "task cancel 3f1c-12-0badcafe\ntask cancel --state scheduled --payload user_id=7 --yes",
-}
-
-
-def add_enqueue(commands: "argparse._SubParsersAction[Any]") -> None:
+def add_enqueue(commands: Commands) -> None:
     """Add `enqueue`."""
     enqueue = add_command(
         commands,
@@ -98,7 +65,7 @@ def add_enqueue(commands: "argparse._SubParsersAction[Any]") -> None:
     add("--create", action="store_true", help="create the database when it does not exist")
 
 
-def add_task(commands: "argparse._SubParsersAction[Any]") -> None:
+def add_task(commands: Commands) -> None:
     """Add `task list|show|run|archive|delete|cancel|update`."""
     task = add_group(commands, "task", "look at jobs and change them")
     listing = add_command(
@@ -107,37 +74,17 @@ def add_task(commands: "argparse._SubParsersAction[Any]") -> None:
     add_filters(listing)
     listing.add_argument("--limit", type=a_count, default=DEFAULT_PAGE, metavar="N", help=f"at most N (default: {DEFAULT_PAGE})")
     listing.add_argument("--after", metavar="ID", help="go on after this job: the last one of the page before")
-    show = add_command(task, "show", _show, "print jobs, each with payload, result and attempts", "task show 3f1c-12-0badcafe")
-    show.add_argument("ids", metavar="ID", nargs="+")
-    for name in _OPERATIONS:
-        command = add_command(task, name, _change, _HELP[name], _EXAMPLES[name])
-        command.set_defaults(operation=name)
-        command.add_argument("ids", metavar="ID", nargs="*", help="jobs; or choose all of a state with --state")
-        add_filters(command)
-        command.add_argument("--yes", action="store_true", help="do not ask before many are changed")
-    _add_update(task)
-
-
-def _add_update(task: "argparse._SubParsersAction[Any]") -> None:
-    update = add_command(
+    show = add_command(
         task,
-        "update",
-        _update,
-        "change jobs that do not run",
-        "task update 3f1c-12-0badcafe --queue critical --priority 5\ntask update 3f1c-12-0badcafe --process-in 1h",
+        "show",
+        _show,
+        "print jobs, each with payload, result and attempts",
+        "task show 3f1c-12-0badcafe\ntask show --state archived --newer-than 1h --limit 3",
     )
-    update.add_argument("ids", metavar="ID", nargs="+")
-    add = update.add_argument_group("what changes").add_argument
-    add("--payload", type=json_text, default=_NOT_GIVEN, metavar="JSON", help="another payload; - reads standard input")
-    add("--queue", metavar="NAME", help="move to this queue")
-    add("--priority", type=int, metavar="N", help="higher first inside a queue")
-    add("--process-in", type=a_duration, metavar="S", help="seconds from now, or such as 10m, 2h; 0 for now")
-    add("--process-at", type=an_instant, metavar="WHEN", help="such as 2030-01-31T09:00:00+00:00")
-    add("--deadline", type=_deadline, default=_NOT_GIVEN, metavar="WHEN", help="another deadline, or none")
-
-
-def _deadline(text: str) -> datetime | None:
-    return None if text == "none" else an_instant(text)
+    show.add_argument("ids", metavar="ID", nargs="*", help="jobs; or choose them with the flags below")
+    add_filters(show)
+    show.add_argument("--limit", type=a_count, default=DEFAULT_PAGE, metavar="N", help=f"at most N (default: {DEFAULT_PAGE})")
+    add_changes(task)
 
 
 # --- enqueue ----------------------------------------------------------------------------------------------------------
@@ -169,8 +116,7 @@ def _enqueue(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     filters = filters_of(arguments)
     with opened(arguments) as (_, inspector):
-        if arguments.queue is not None:
-            check_queue(inspector, arguments.queue)
+        check_filters(inspector, arguments)
         try:
             infos = inspector.tasks(arguments.state, limit=arguments.limit, after=arguments.after, **filters)
         except UnknownJob as error:
@@ -237,14 +183,20 @@ def _gist(info: TaskInfo) -> str:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    filters = filters_of(arguments)
+    chosen = arguments.state is not None or bool(filters)
+    if bool(arguments.ids) == chosen:
+        raise Misused("give either ids, or --state and other filters: which jobs are to be shown?")
     shown: list[tuple[TaskInfo, list[Attempt]]] = []
     failed = 0
     with opened(arguments) as (_, inspector):
-        for job_id in arguments.ids:
+        check_filters(inspector, arguments)
+        infos = inspector.tasks(arguments.state, limit=arguments.limit, **filters) if chosen else ()
+        for job_id in arguments.ids or [info.id for info in infos]:
             try:
                 shown.append((inspector.task(job_id), inspector.attempts(job_id)))
             except UnknownJob as error:
-                failed += _complain(inspector, error, job_id)
+                failed += 0 if chosen else complain(inspector, error, job_id)  # it ended since it was listed
     if wants_json(arguments):
         members = [
             {**output.members_of(info), "attempts": [output.members_of_attempt(attempt) for attempt in attempts]}
@@ -252,6 +204,7 @@ def _show(arguments: argparse.Namespace) -> int:
         ]
         output.print_json(members[0] if len(arguments.ids) == 1 and members else members)
     else:
+        print("" if shown or failed else "no job matches\n", end="")
         for position, (info, attempts) in enumerate(shown):
             print("\n" if position else "", end="")
             _print_job(info, attempts)
@@ -303,75 +256,3 @@ def _print_attempt(attempt: Attempt) -> None:
     if attempt.error not in text:  # it is the traceback's last line already
         text = f"{text}\n{attempt.error}".strip()
     output.print_block(title, text)
-
-
-# --- changing ---------------------------------------------------------------------------------------------------------
-
-
-def _change(arguments: argparse.Namespace) -> int:
-    operation = _OPERATIONS[arguments.operation]
-    filters = filters_of(arguments)
-    chosen = arguments.state is not None or bool(filters)
-    if bool(arguments.ids) == chosen:
-        raise Misused(f"give either ids, or --state with filters: which jobs is `task {operation.verb}` about?")
-    if chosen and arguments.state is None:
-        raise Misused(f"give --state too, so that it is clear which jobs to {operation.verb}")
-    with opened(arguments) as (_, inspector):
-        if chosen:
-            return _change_all(arguments, inspector, operation, filters)
-        return _change_each(arguments, inspector, operation.done, lambda job_id: operation.one(inspector, job_id))
-
-
-def _change_all(arguments: argparse.Namespace, inspector: Inspector, operation: _Operation, filters: dict[str, Any]) -> int:
-    if arguments.queue is not None:
-        check_queue(inspector, arguments.queue)
-    state = arguments.state
-    matched = inspector.count(state, **filters)
-    if matched and operation.asks:
-        confirm(f"{operation.verb} {output.plural(matched, f'{state} job')}", arguments)
-    changed = operation.all(inspector, state, **filters)
-    if wants_json(arguments):
-        output.print_json({"matched": matched, "changed": changed})
-    elif not matched and not changed:
-        print(f"no {state} job matches")
-    else:
-        done = "asked to end" if operation.verb == "cancel" and state is State.ACTIVE else operation.done
-        left = f", of {matched:,} that matched" if changed < matched else ""
-        print(f"{output.plural(changed)} {done}{left}")
-    return 0
-
-
-def _change_each(arguments: argparse.Namespace, inspector: Inspector, done: str, change: Callable[[str], TaskInfo | None]) -> int:
-    """Change the jobs one by one; what cannot be done is told on standard error, and the others are changed."""
-    failed = 0
-    results = []
-    for job_id in arguments.ids:
-        try:
-            info = change(job_id)
-        except (UnknownJob, WrongState, DuplicateTask) as error:
-            failed += _complain(inspector, error, job_id)
-            continue
-        results.append({"id": job_id, "state": None if info is None else info.state})
-        if not wants_json(arguments):
-            word = "asked to end" if done == "cancelled" and info is not None and info.state is State.ACTIVE else done
-            print(f"{output.printable(job_id)}: {word}")
-    if wants_json(arguments):
-        output.print_json(results)
-    return 1 if failed else 0
-
-
-def _complain(inspector: Inspector, error: FireforgetError, job_id: str) -> int:
-    hint = did_you_mean_id(inspector, job_id) if isinstance(error, UnknownJob) else ""
-    print(f"fireforget: {output.printable(str(error))}{hint}", file=sys.stderr)
-    return 1
-
-
-def _update(arguments: argparse.Namespace) -> int:
-    named = {name: getattr(arguments, name) for name in ("queue", "priority", "process_in", "process_at")}
-    changes = {name: value for name, value in named.items() if value is not None}
-    removable = {name: getattr(arguments, name) for name in ("payload", "deadline")}
-    changes |= {name: value for name, value in removable.items() if value is not _NOT_GIVEN}
-    if not changes:
-        raise Misused("give what is to change: --payload, --queue, --priority, --process-in, --process-at or --deadline")
-    with opened(arguments) as (_, inspector):
-        return _change_each(arguments, inspector, "updated", lambda job_id: inspector.update(job_id, **changes))

@@ -3,8 +3,9 @@
 Exit codes: 0 done, 1 said no (no such job or queue, a state that does not allow it, an answer that was no), 2 misused or could
 not start; the latter two with one line on standard error.
 
-The commands stand in `_cli_queues`, `_cli_tasks`, `_cli_cron` and `_cli_file`, what they share in `_cli_common`, how they read in
-`_cli_parser`, how they print in `_cli_output`.
+The commands stand in `_cli_stats`, `_cli_queues`, `_cli_tasks`, `_cli_changes`, `_cli_groups`, `_cli_workers`, `_cli_cron`,
+`_cli_file` and `_cli_completion`; what they share in `_cli_common`, how they read in `_cli_parser`, how they print in
+`_cli_output`. Another one is a file that adds itself to `parser` below.
 """
 
 import argparse
@@ -14,12 +15,16 @@ from collections.abc import Callable, Sequence
 
 from fireforget import __version__
 from fireforget._cli_common import Misused, Refused, add_command, common_flags
+from fireforget._cli_completion import add_completion
 from fireforget._cli_cron import add_cron
 from fireforget._cli_file import add_backup, add_doctor
+from fireforget._cli_groups import add_group_list
 from fireforget._cli_output import print_table, printable
 from fireforget._cli_parser import DEFAULT_DB, Parser, prog
-from fireforget._cli_queues import add_group_list, add_queue, add_stats, add_worker_list
+from fireforget._cli_queues import add_queue
+from fireforget._cli_stats import add_stats
 from fireforget._cli_tasks import add_enqueue, add_task
+from fireforget._cli_workers import add_worker_list
 from fireforget.errors import (
     BackupExists,
     DuplicateTask,
@@ -115,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     add_cron(commands)
     add_doctor(commands)
     add_backup(commands)
+    add_completion(commands, made)
     return made
 
 

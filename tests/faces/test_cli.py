@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,7 @@ from fireforget import (
     Task,
     _cli_output,
     _cli_parser,
-    _cli_queues,
+    _cli_stats,
     cli,
     testing,
     worker,
@@ -202,6 +203,7 @@ def test_only_enqueue_has_a_flag_to_create_a_file(refused):
 
 
 LOOKING = ["stats", "queue list", "queue show low", "task list", "task show x", "worker list"]
+LOOKING += ["queue history low", "task show --state retry"]
 CHANGING = ["queue pause low", "queue resume low", "queue delete low", "enqueue t", "task update x --priority 1"]
 CHANGING += [f"task {name} x" for name in ("run", "archive", "cancel", "delete")]
 
@@ -250,6 +252,11 @@ def test_a_file_that_is_no_queue_is_refused(refused, path):
         ("task lst", 2, "no command 'lst': did you mean 'list'"),
         ("task list --state pendign", 2, "no state 'pendign': did you mean 'pending'"),
         ("task list --state failed", 2, "did you mean 'archived'"),
+        ("queue histroy", 2, "no command 'histroy': did you mean 'history'"),
+        ("queue history default --day 1x", 2, "not a whole number above 0"),
+        ("task update broken --in-queue high", 2, "either ids, or --state"),
+        ("task list --newer-than soon", 2, "'soon' is no duration"),
+        ("completion fish", 2, "no value 'fish': choose among bash, zsh"),
         ("queue show defualt", 1, "no queue 'defualt': did you mean 'default'"),
         ("task list --queue hihg", 1, "did you mean 'high'"),
         ("task cancel --state pending --queue hihg --yes", 1, "did you mean 'high'"),
@@ -380,12 +387,51 @@ def test_stats_are_watched_until_the_user_has_seen_enough(ok, queue, monkeypatch
         if len(pauses) % 3 == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_cli_queues.time, "sleep", pause)
+    monkeypatch.setattr(_cli_stats.time, "sleep", pause)
     assert len(ok("stats", "--json", "--watch", "0.5").splitlines()) == 4
     assert ok("stats", "--watch").count("no jobs are stored") == 3
     terminal()
-    assert ok("stats", "--watch", "1m").count("\x1b[H\x1b[J") == 3
+    monkeypatch.setenv("LINES", "10")
+    queue.enqueue_many([Task("t")] * 9, queue="low")
+    for name in range(20):
+        queue.enqueue(Task("t"), queue=f"lane-{name}")
+    shown = ok("stats", "--watch", "1m")
+    first, *_, last = frames = shown.split("\x1b[H")[1:]
+    assert len(frames) == 3 and first.endswith("\x1b[J") and last.endswith("\x1b[J\x1b[?25h\n")
+    assert [frame.count("\x1b[K\n") for frame in frames] == [9, 9, 9]  # as many lines as the terminal has, but one
+    assert "Ctrl-C ends\x1b[K\n" in first and shown.startswith("\x1b[?25l") and "\x1b[1mqueue" in first
     assert sorted(set(pauses)) == [0.5, 2.0, 60.0]
+
+
+@pytest.fixture
+def processed(queue):
+    """Runs that ended yesterday and today in two queues, as a worker writes them; returns the names of the days."""
+    from time import time
+
+    now = time()
+    for days, rows in ((1, [("default", 1000, 250)]), (0, [("default", 4, 1), ("low", 2, 0)])):
+        claims = Claims(queue._database, lambda _: True, ["default"], lambda days=days: now - days * 86400)
+        with claims.transaction():
+            claims.add_to_history(rows)
+        claims.close()
+    return [f"{datetime.fromtimestamp(now - days * 86400, UTC):%Y-%m-%d}" for days in range(3)]
+
+
+def test_what_was_processed_is_printed_by_day(ok, refused, processed):
+    """Of one queue or several, with the share that failed; also where no job is stored any more."""
+    out = ok("queue", "history", "default", "--days", "3")
+    assert re.search(rf"^{processed[0]} +4 +1 +25.0%$", out, re.MULTILINE)
+    assert re.search(rf"^{processed[1]} +1,000 +250 +25.0%$", out, re.MULTILINE)
+    assert re.search(rf"^{processed[2]} +0 +0 +-$", out, re.MULTILINE) and re.search(
+        "^in all +1,004 +251 +25.0%$", out, re.MULTILINE
+    )
+    assert ok("queue", "history", "default", "low").count("in all") == 2
+    (members,) = json.loads(ok("queue", "history", "low", "--json", "--days", "1"))
+    assert members == {"queue": "low", "days": [{"day": processed[0], "processed": 2, "failed": 0}]}
+    assert re.search(r"^default +0 +0 +0 +0s +4 +1$", ok("stats"), re.MULTILINE)
+    assert "in all   1,004 runs ended, 251 failed" in ok("queue", "show", "default")
+    assert "did you mean 'default'" in refused(1, "queue", "history", "defualt")
+    assert "from 1 to 90" in refused(2, "queue", "history", "default", "--days", "91")
 
 
 def test_jobs_are_listed_in_pages(ok, queue):
@@ -406,6 +452,18 @@ def test_jobs_are_listed_by_every_filter(ok, queue, archived):
     assert "email:other" in found and "broken" not in found
     assert "broken" in ok("task", "list", "--state", "archived", "--error", "ValueError", "--type", "email:send")
     assert ok("task", "list", "--older-than", "1h") == "no jobs\n"
+    assert "broken" in ok("task", "list", "--newer-than", "1h")
+    queue.enqueue(Task("deep", {"user": {"id": 7}}))
+    assert "deep" in ok("task", "list", "--payload", "user.id=7")
+
+
+def test_jobs_that_match_are_shown(ok, refused, queue, archived):
+    """As many as are wanted; without ids and flags it is not clear which."""
+    queue.enqueue_many([Task("t", {"n": n}) for n in range(3)])
+    assert ok("task", "show", "--type", "t", "--limit", "2").count("state       pending") == 2
+    assert [job["id"] for job in json.loads(ok("task", "show", "--state", "archived", "--json"))] == ["broken"]
+    assert ok("task", "show", "--type", "none") == "no job matches\n"
+    assert "give either ids, or" in refused(2, "task", "show")
 
 
 def test_a_table_fits_the_terminal_and_keeps_ids_whole(ok, queue, terminal):
@@ -458,10 +516,21 @@ def test_several_jobs_are_shown_and_unknown_ones_told(say, queue, archived):
     assert len(json.loads(say("task", "show", "broken", "broken", "--json")[1])) == 2
 
 
-def test_workers_are_listed(ok, queue, archived):
-    """With their load and their queues."""
-    assert re.search(r"^host:1:abc +\d+ +2 +1 +0 +[\d.]+s +default=3,low=1$", ok("worker", "list"), re.MULTILINE)
-    assert json.loads(ok("worker", "list", "--json"))[0]["concurrency"] == 2
+def test_workers_are_listed_with_what_they_have_in_their_hands(ok, queue, archived, sql):
+    """Their load and their queues; a dead one is told as such, and where its jobs go."""
+    line = r"^host:1:abc +{} +\d+ +2 +1 +{} +[\d.]+s +default=3,low=1$"
+    assert re.search(line.format("alive", 0), ok("worker", "list"), re.MULTILINE)
+    for name in ("one", "two", "three"):
+        queue.enqueue(Task("email:send"), task_id=name)
+    sql("UPDATE fireforget_job SET state = 3, worker = 1, started_at = enqueued_at WHERE state = 2")
+    sql("UPDATE fireforget_worker SET boot_id = 'before'")
+    out = ok("worker", "list", "--limit", "2")
+    assert re.search(line.format("dead", 3), out, re.MULTILINE) and "pending again as soon as another one looks" in out
+    assert "host:1:abc has 3 jobs in its hands" in out and "and 1 more" in out
+    assert re.search(r"^one +email:send +default +[\d.]+s ago$", out, re.MULTILINE) and "three" not in out
+    assert "dead, since" in ok("stats")
+    (members,) = json.loads(ok("worker", "list", "--json"))
+    assert (members["concurrency"], members["alive"], len(members["jobs"])) == (2, False, 3)
 
 
 def test_a_worker_is_given_its_own_flags(say, path):
@@ -557,6 +626,29 @@ def test_many_jobs_are_changed_with_yes(ok, queue):
     assert ok("task", "archive", "--state", "pending") == "no pending job matches\n"
     assert ok("task", "run", "--state", "archived") == "4 jobs made pending\n"
     assert json.loads(ok("task", "delete", "--state", "pending", "--yes", "--json")) == {"matched": 4, "changed": 4}
+
+
+def test_many_jobs_are_updated(ok, refused, queue):
+    """What changes and which jobs are different flags; a question is asked."""
+    queue.enqueue_many([Task("t", {"n": n % 2}) for n in range(6)], queue="low")
+    words = ("task", "update", "--state", "pending", "--in-queue", "low", "--with-payload", "n=1", "--queue", "default")
+    assert "Update 3 pending jobs? Give --yes" in refused(1, *words)
+    assert ok(*words, "--yes") == "3 jobs updated\n"
+    assert Inspector(queue).count("pending", queue="default") == 3
+    assert "did you mean 'low'" in refused(1, "task", "update", "--state", "pending", "--in-queue", "lwo", "--priority", "1")
+    assert "cannot be updated" in refused(2, "task", "update", "--state", "completed", "--priority", "1")
+
+
+def test_nothing_is_changed_in_a_dry_run(ok, say, queue, archived):
+    """It says how many would be, and which are the first; of ids, which could not be."""
+    ids = [info.id for info in queue.enqueue_many([Task("t")] * 7)]
+    out = ok("task", "delete", "--state", "pending", "--dry-run")
+    assert out.startswith("7 pending jobs would be deleted, the first of them:\n") and out.count("\n") == 6 and ids[0] in out
+    assert ok("task", "cancel", "--state", "retry", "--dry-run") == "0 retry jobs would be cancelled\n"
+    assert json.loads(ok("task", "run", "--state", "archived", "--dry-run", "--json")) == {"matched": 1, "changed": 0}
+    code, out, err = say("task", "archive", ids[0], "broken", "--dry-run")
+    assert (code, out) == (1, f"{ids[0]}: would be archived\n") and "job broken is archived: it would not be archived" in err
+    assert Inspector(queue).count("pending") == 7
 
 
 def test_jobs_that_cannot_be_run_again_are_counted(ok, queue):
@@ -764,6 +856,80 @@ def test_schedules_are_paused_resumed_and_deleted(ok, refused, queue, scheduled)
     assert json.loads(ok("cron", "delete", "mornings", "--yes", "--json")) == [{"schedule": "mornings", "changed": True}]
     assert ok("cron", "list") == "no schedules are known\n"
     assert "a worker whose registry has it" in refused(1, "cron", "pause", "often")
+
+
+# --- completion -----------------------------------------------------------------------------------------------------------
+
+COMPLETED = {
+    "fireforget ta": {"task"},
+    "fireforget --db {db} ta": {"task"},
+    "fireforget task ": {"list", "show", "run", "archive", "delete", "cancel", "update"},
+    "fireforget task list --ol": {"--older-than"},
+    "fireforget task list --state pe": {"pending"},
+    "fireforget task list --state=pe": {"pending"},
+    "fireforget queue pause ": {"critical", "default", "low", "mail:x"},
+    "fireforget queue pause low c": {"critical"},
+    "fireforget task list --queue cr": {"critical"},
+    "fireforget task show wel": {"welcome-1", "welcome:x"},
+    "fireforget task show welcome:": {"welcome:x"},
+    "fireforget task update --in": {"--in-queue"},
+    "fireforget worker --conc": {"--concurrency"},
+    "fireforget worker --log-format ": {"text", "json"},
+    "fireforget --db {db} queue show lo": {"low"},
+    "fireforget enqueue t --task-id wel": set(),
+    "fireforget completion ": {"bash", "zsh"},
+    "fireforget cron history mor": {"mornings"},
+    "fireforget queue history lo": {"low"},
+    "fireforget task list --group lo": set(),
+}
+FRONTS = {
+    "bash": """
+source {script}
+while IFS= read -r COMP_LINE; do COMP_POINT=${{#COMP_LINE}}; _fireforget; printf '%s|' "${{COMPREPLY[@]}}"; echo; done
+""",
+    "zsh": """
+compdef() {{ }}; compset() {{ }}; compadd() {{ shown=("${{(@P)2}}") }}; _describe() {{ shown=("${{(@)${{(@P)2}}%%:*}}") }}
+source {script}
+while IFS= read -r line; do
+    words=("${{(@s: :)line}}") CURRENT=${{#words}} shown=()
+    _fireforget
+    current="${{words[CURRENT]#--state=}}"
+    printf '%s|' "${{(@M)shown:#$current*}}"; echo
+done
+""",
+}
+
+
+@pytest.mark.parametrize("shell", FRONTS)
+def test_a_shell_completes_commands_flags_queues_and_ids(ok, queue, scheduled, tmp_path, shell):
+    """With the script that is printed for it, as it is; the installed command is asked for queues and ids."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
+    for name, job_id in (("critical", "other"), ("low", "welcome-1"), ("mail:x", "welcome:x")):
+        queue.enqueue(Task("t"), queue=name, task_id=job_id)
+    installed = tmp_path / "bin" / "fireforget"
+    installed.parent.mkdir()
+    installed.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m fireforget "$@"\n')
+    installed.chmod(0o755)
+    script = tmp_path / "script"
+    script.write_text(ok("completion", shell))
+    lines = [line.format(db=queue.path) for line in COMPLETED]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{installed.parent}:{os.environ['PATH']}"}
+    norc = ["--norc", "--noprofile"] if shell == "bash" else ["-f"]
+    done = subprocess.run(
+        [shell, *norc, "-c", FRONTS[shell].format(script=script)],
+        input="\n".join(lines) + "\n", capture_output=True, text=True, timeout=60, env=environment, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    found = [{word.replace("\\", "") for word in line.split("|") if word} for line in done.stdout.splitlines()]
+    if shell == "bash":  # which is given what stands behind a colon alone
+        found[lines.index("fireforget task show welcome:")] = {"welcome:x"} if "x" in found[10] else found[10]
+    assert dict(zip(lines, found, strict=True)) == dict(zip(lines, COMPLETED.values(), strict=True))
+
+
+def test_completion_keeps_silent_where_there_is_no_queue(say):
+    """Nobody wants to read of it in the middle of a line."""
+    assert say("completion", "queues", "de") == (1, "", "")
 
 
 # --- the reference ----------------------------------------------------------------------------------------------------------

@@ -795,7 +795,9 @@ def test_the_reference_of_the_commands_has_the_shape_of_their_json(  # noqa: PLR
             stats = answer("stats")
             assert stats.keys() == {"queues", "workers"}
             assert stats["queues"][0].keys() == members["queue"] and stats["workers"][0].keys() == members["worker"]
-            assert answer("worker", "list") == stats["workers"]
+            assert answer("worker", "list") == [{**worker, "jobs": []} for worker in stats["workers"]]
+            (history,) = answer("queue", "history", "default")
+            assert history.keys() == {"queue", "days"} and history["days"][0].keys() == members["day"]
             assert answer("queue", "list") == stats["queues"]
             assert answer("queue", "show", "default").keys() == members["queue"] | {"workers"}
     assert stats["queues"][0]["states"].keys() == {state.value for state in State}

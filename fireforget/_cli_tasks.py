@@ -26,7 +26,7 @@ from fireforget._cli_common import (
 )
 from fireforget._cli_parser import a_count, a_duration
 from fireforget.errors import DuplicateTask, FireforgetError, UnknownJob, WrongState
-from fireforget.inspector import Attempt, Inspector
+from fireforget.inspector import Attempt, Inspector, Step
 from fireforget.task import State, Task, TaskInfo
 
 DEFAULT_PAGE = 20
@@ -107,7 +107,9 @@ def add_task(commands: "argparse._SubParsersAction[Any]") -> None:
     add_filters(listing)
     listing.add_argument("--limit", type=a_count, default=DEFAULT_PAGE, metavar="N", help=f"at most N (default: {DEFAULT_PAGE})")
     listing.add_argument("--after", metavar="ID", help="go on after this job: the last one of the page before")
-    show = add_command(task, "show", _show, "print jobs, each with payload, result and attempts", "task show 3f1c-12-0badcafe")
+    show = add_command(
+        task, "show", _show, "print jobs, each with payload, result, steps and attempts", "task show 3f1c-12-0badcafe"
+    )
     show.add_argument("ids", metavar="ID", nargs="+")
     for name in _OPERATIONS:
         command = add_command(task, name, _change, _HELP[name], _EXAMPLES[name])
@@ -237,28 +239,32 @@ def _gist(info: TaskInfo) -> str:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    shown: list[tuple[TaskInfo, list[Attempt]]] = []
+    shown: list[tuple[TaskInfo, list[Attempt], list[Step]]] = []
     failed = 0
     with opened(arguments) as (_, inspector):
         for job_id in arguments.ids:
             try:
-                shown.append((inspector.task(job_id), inspector.attempts(job_id)))
+                shown.append((inspector.task(job_id), inspector.attempts(job_id), inspector.steps(job_id)))
             except UnknownJob as error:
                 failed += _complain(inspector, error, job_id)
     if wants_json(arguments):
         members = [
-            {**output.members_of(info), "attempts": [output.members_of_attempt(attempt) for attempt in attempts]}
-            for info, attempts in shown
+            {
+                **output.members_of(info),
+                "attempts": [output.members_of_attempt(attempt) for attempt in attempts],
+                "steps": [output.members_of_step(step) for step in steps],
+            }
+            for info, attempts, steps in shown
         ]
         output.print_json(members[0] if len(arguments.ids) == 1 and members else members)
     else:
-        for position, (info, attempts) in enumerate(shown):
+        for position, (info, attempts, steps) in enumerate(shown):
             print("\n" if position else "", end="")
-            _print_job(info, attempts)
+            _print_job(info, attempts, steps)
     return 1 if failed else 0
 
 
-def _print_job(info: TaskInfo, attempts: Sequence[Attempt]) -> None:
+def _print_job(info: TaskInfo, attempts: Sequence[Attempt], steps: Sequence[Step]) -> None:
     output.print_fields(
         [
             ("job", info.id),
@@ -282,6 +288,9 @@ def _print_job(info: TaskInfo, attempts: Sequence[Attempt]) -> None:
     for title, value in (("headers", dict(info.headers) or None), ("payload", info.payload), ("result", info.result)):
         if value is not None:
             output.print_block(title, json.dumps(value, indent=2, ensure_ascii=False))
+    for step in steps:
+        title = f"step {step.name}, {output.instant(step.stored_at)}"
+        output.print_block(title, json.dumps(step.result, indent=2, ensure_ascii=False))
     for attempt in attempts:
         _print_attempt(attempt)
 

@@ -177,6 +177,15 @@ class ScheduleEvent:
     """Why it was refused, or what was missed."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of a job whose result is stored."""
+
+    name: str
+    stored_at: datetime
+    result: Any
+
+
 class _Unchanged(Enum):
     UNCHANGED = "unchanged"
 
@@ -467,6 +476,12 @@ class Inspector:
             for number, started_at, duration, worker, error, traceback in rows
         ]
 
+    def steps(self, job_id: str) -> list[Step]:
+        """Return the steps of a job whose results are stored, in the order in which they were; raises `UnknownJob`."""
+        with self._reading() as connection:
+            rows = connection.execute(_sql.STEPS, {"n": self._find(connection, job_id)[0]}).fetchall()
+        return [Step(name, _instant(stored_at), json_payload.decode(result)) for name, stored_at, result in rows]
+
     def tasks(
         self,
         state: State | str | None = None,
@@ -539,7 +554,9 @@ class Inspector:
 
         A scheduled job runs ahead of its time, one in retry too, with the retries it has left. A job that ended (archived,
         cancelled, completed) begins anew: `retry_count` is 0 again, so that it has all its retries, and the result and progress
-        of the run before are gone; the attempts so far stay, and later ones are numbered on. A job from a group runs by itself.
+        of the run before are gone; the attempts so far stay, and later ones are numbered on. So do the steps, so that it goes on
+        after the last one that is stored, but for a completed job, which does all of them again. A job from a group runs by
+        itself.
         A unique key that was given up when the job ended is taken again, for what is left of its `unique_for`.
 
         One transaction. Raises `UnknownJob`; `JobActive`; `WrongState` when it is pending already, blocked, or past its deadline
@@ -569,7 +586,7 @@ class Inspector:
         return self._end(job_id, CANCELLABLE, dict.fromkeys(State, remedy), _sql.call_off)
 
     def delete(self, job_id: str) -> None:
-        """Delete a job with its attempts; its unique key and its id are free.
+        """Delete a job with its attempts and steps; its unique key and its id are free.
 
         One transaction. Raises `UnknownJob` and `JobActive` (cancel it first).
         """
@@ -577,6 +594,7 @@ class Inspector:
             row = self._find_in(connection, job_id, DELETABLE, {State.ACTIVE: f"{_CANCEL_IT}, then delete it"})
             connection.execute(_sql.remove(row[_STATE]), {"n": row[0]})
             connection.execute(_sql.DELETE_ATTEMPTS, (row[0],))
+            connection.execute(_sql.DELETE_STEPS, (row[0],))
 
     def update(
         self,
@@ -639,7 +657,9 @@ class Inspector:
 
         def delete(connection: "_Connection", wanted: _Filter, rows: list[dict[str, Any]]) -> int:
             deleted = self._each(_sql.remove)(connection, wanted, rows)
-            connection.executemany(_sql.DELETE_ATTEMPTS_OF_GONE, [(row["n"],) for row in rows])
+            numbers = [(row["n"],) for row in rows]
+            connection.executemany(_sql.DELETE_ATTEMPTS_OF_GONE, numbers)
+            connection.executemany(_sql.DELETE_STEPS_OF_GONE, numbers)
             return deleted
 
         return self._all(state, filters, DELETABLE, "deleted", delete)
@@ -682,6 +702,8 @@ class Inspector:
     def _run_if_possible(self, connection: "_Connection", wanted: _Filter, rows: list[dict[str, Any]]) -> int:
         assert wanted.number is not None and wanted.state is not None
         changed: int = connection.executemany(_sql.run_plain(wanted.number, _fence(wanted)), rows).rowcount
+        if wanted.state is State.COMPLETED:
+            connection.executemany(_sql.DELETE_STEPS_OF_PENDING, [(row["n"],) for row in rows])
         statement = _sql.still_matching("n", wanted.number, _fence(wanted))
         for row in rows if changed < len(rows) else []:  # those with a unique key or a deadline, one by one
             if connection.execute(statement, row).fetchone() is not None:
@@ -844,6 +866,8 @@ class Inspector:
             self._check_free(connection, held, n, now)
         parameters = {"n": n, "now": now, "unique_key": held, "unique_until": None if held is None else until}
         connection.execute(_sql.RUN_JOB, parameters)
+        if state is State.COMPLETED:
+            connection.execute(_sql.DELETE_STEPS, (n,))
 
     def _check_free(self, connection: "_Connection", key: str, n: int, now: float) -> None:
         connection.execute(_sql.RELEASE_EXPIRED_KEY, {"unique_key": key, "now": now})

@@ -29,6 +29,7 @@ _HOME = {
     "submission_counts": "patterns",
     "BackupExists": "errors",
     "ChildDied": "errors",
+    "ClaimLost": "errors",
     "write_metrics": "metrics",
     "DuplicateTask": "errors",
     "FireforgetError": "errors",
@@ -51,6 +52,7 @@ _HOME = {
     "RevokeTask": "errors",
     "SchemaTooNew": "errors",
     "SkipRetry": "errors",
+    "StepError": "errors",
     "StoreBusy": "errors",
     "StoreCorrupt": "errors",
     "StoreError": "errors",
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from fireforget.enqueuer import Enqueuer as Enqueuer
     from fireforget.errors import BackupExists as BackupExists
     from fireforget.errors import ChildDied as ChildDied
+    from fireforget.errors import ClaimLost as ClaimLost
     from fireforget.errors import DuplicateTask as DuplicateTask
     from fireforget.errors import FireforgetError as FireforgetError
     from fireforget.errors import HelperDied as HelperDied
@@ -89,6 +92,7 @@ if TYPE_CHECKING:
     from fireforget.errors import ScheduleInUse as ScheduleInUse
     from fireforget.errors import SchemaTooNew as SchemaTooNew
     from fireforget.errors import SkipRetry as SkipRetry
+    from fireforget.errors import StepError as StepError
     from fireforget.errors import StoreBusy as StoreBusy
     from fireforget.errors import StoreCorrupt as StoreCorrupt
     from fireforget.errors import StoreError as StoreError

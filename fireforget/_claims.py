@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from fireforget import _db, _schema, _sql
 from fireforget._schema import STATE_NUMBER
 from fireforget.clock import Clock
-from fireforget.errors import SchemaTooNew
 from fireforget.task import State
 
 MOST_FORWARDED = 1000
@@ -67,7 +66,7 @@ class Claimed(NamedTuple):
     due: float
     priority: int
     retention: float
-    worker_deaths: int
+    has_steps: int
 
 
 _Lane = tuple[str, list[str], int]
@@ -91,12 +90,52 @@ class Settlement:
     progress: list[tuple[Any, ...]] = field(default_factory=list)
     attempts: list[tuple[Any, ...]] = field(default_factory=list)
     forgotten: list[tuple[int]] = field(default_factory=list)
-    """Numbers of removed jobs whose attempts go with them."""
+    """Numbers of removed jobs whose attempts and steps go with them."""
     hooks: list[tuple[Any, ...]] = field(default_factory=list)
     """Calls of hooks about what the others settle: the hook's name, whose it is, the error or reason. Last, since they look."""
 
     def __bool__(self) -> bool:
         return any(vars(self).values())
+
+
+def settle_together(connection: sqlite3.Connection, s: Settlement) -> int:
+    """Write down what became of jobs, inside the open transaction of whoever may say so; return how many came too late.
+
+    The supervisor says it of all jobs but those whose own transaction settles them (`_effects`).
+    """
+    run = connection.executemany
+    late = _remove(connection, s.removed)
+    if s.attempts:  # before the others: the statement finds the worker's name through the row's owner
+        run(_sql.INSERT_ATTEMPT, s.attempts)
+    if s.results:
+        run(_sql.WRITE_RESULT, s.results)
+    if s.progress:
+        run(_sql.WRITE_PROGRESS, s.progress)
+    for statement, rows in (
+        (_sql.COMPLETE, s.completed),
+        (_sql.RETRY_LATER, s.retried),
+        (_sql.ARCHIVE, s.archived),
+        (_sql.CANCEL_ACTIVE, s.cancelled),
+        (_sql.PUT_BACK, s.put_back),
+    ):
+        if rows:
+            late += len(rows) - run(statement, rows).rowcount
+    if s.forgotten:
+        run(_sql.DELETE_ATTEMPTS_OF_GONE, s.forgotten)
+        run(_sql.DELETE_STEPS_OF_GONE, s.forgotten)
+    return late
+
+
+def _remove(connection: sqlite3.Connection, fences: Sequence[Fence]) -> int:
+    """Remove jobs that are done with, all of one worker; return how many were not its own any more."""
+    numbers_of: dict[int, list[int]] = {}
+    for n, _, claim in fences:
+        numbers_of.setdefault(claim, []).append(n)
+    removed = 0
+    for claim, numbers in numbers_of.items():
+        for part in _sql.in_parts(numbers, _REMOVED_TOGETHER):
+            removed += connection.execute(_sql.remove_settled(len(part)), (*part, fences[0][1], claim)).rowcount
+    return len(fences) - removed
 
 
 class WorkerRow(NamedTuple):
@@ -126,6 +165,8 @@ class Claims:
         self._own = database.sibling("normal")
         self._wal = _db.WalKeeper(database.path, _db.WORKER_WAL_BYTES)
         self.worker = 0
+        self.patience = _db.DEFAULT_PATIENCE
+        """Seconds that a transaction waits for the write lock; more where handlers of ours may hold it for long."""
         self._claimed_bytes = 0
         self._slice = _FIRST_SLICE
         self.hooks_of_archived: Callable[[str], Sequence[str]] = lambda _: ()
@@ -184,7 +225,7 @@ class Claims:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Run a block in one write transaction; raises `StoreError`s, and then nothing of it happened."""
-        with _db.translated(self.path), _db.begun(self._own, _db.DEFAULT_PATIENCE) as connection:
+        with _db.translated(self.path), _db.begun(self._own, self.patience) as connection:
             connection.text_factory = str  # see `_lenient`
             try:
                 yield
@@ -202,11 +243,7 @@ class Claims:
 
     def check_schema(self) -> None:
         """Raise `SchemaTooNew` when a newer program has migrated the file in the meantime; called in each transaction."""
-        version = self.connection.execute(_sql.SCHEMA_VERSION).fetchone()
-        if version is None or int(version[0]) != _schema.VERSION:
-            raise SchemaTooNew(
-                self.path, f"another program migrated it to schema version {version and version[0]}: upgrade this worker"
-            )
+        _schema.check_unchanged(self.connection, self.path)
 
     def check_identity(self) -> None:
         """Raise `StoreReplaced` when the file at the path is another one by now."""
@@ -241,27 +278,9 @@ class Claims:
                 self.connection.execute("RELEASE one")
         return late
 
-    def _settle_together(self, s: Settlement) -> int:
-        run = self.connection.executemany
-        late = self._remove(s.removed)
-        if s.attempts:  # before the others: the statement finds the worker's name through the row's owner
-            run(_sql.INSERT_ATTEMPT, s.attempts)
-        if s.results:
-            run(_sql.WRITE_RESULT, s.results)
-        if s.progress:
-            run(_sql.WRITE_PROGRESS, s.progress)
-        for statement, rows in (
-            (_sql.COMPLETE, s.completed),
-            (_sql.RETRY_LATER, s.retried),
-            (_sql.ARCHIVE, s.archived),
-            (_sql.CANCEL_ACTIVE, s.cancelled),
-            (_sql.PUT_BACK, s.put_back),
-        ):
-            if rows:
-                late += len(rows) - run(statement, rows).rowcount
-        if s.forgotten:
-            run(_sql.DELETE_ATTEMPTS_OF_GONE, s.forgotten)
-        for hook, owner, error, n, _, claim in s.hooks:
+    def _settle_together(self, settlement: Settlement) -> int:
+        late = settle_together(self.connection, settlement)
+        for hook, owner, error, n, _, claim in settlement.hooks:
             self._insert_hook(hook, owner, error, n, claim)
         return late
 
@@ -276,16 +295,10 @@ class Claims:
         parameters = [{"queue": queue, "day": day, "processed": ended, "failed": failed} for queue, ended, failed in rows]
         self.connection.executemany(_sql.ADD_TO_DAY, parameters)
 
-    def _remove(self, fences: Sequence[Fence]) -> int:
-        """Remove jobs that are done with; return how many were not ours any more."""
-        numbers_of: dict[int, list[int]] = {}
-        for n, _, claim in fences:
-            numbers_of.setdefault(claim, []).append(n)
-        removed = 0
-        for claim, numbers in numbers_of.items():
-            for part in _sql.in_parts(numbers, _REMOVED_TOGETHER):
-                removed += self.connection.execute(_sql.remove_settled(len(part)), (*part, self.worker, claim)).rowcount
-        return len(fences) - removed
+    def is_ours(self, fence: Fence) -> bool:
+        """Return whether a job is still in this worker's hands by that claim; raises `StoreError`s."""
+        with self.reading() as connection:
+            return connection.execute(_sql.IS_OURS, fence).fetchone() is not None
 
     def _insert_hook(self, hook: str, owner: str, error: str, n: int, claim: int) -> None:
         """Store the call of a hook about a job that has just been settled, unless that came too late; in a transaction."""
@@ -466,8 +479,10 @@ class Claims:
     def remove_expired(self) -> int:
         """Remove completed jobs whose retention has passed, inside the open transaction; return how many."""
         numbers = self.connection.execute(_sql.EXPIRED, {"now": self._clock(), "most": MOST_EXPIRED}).fetchall()
-        self.connection.executemany(_sql.DELETE_JOB, numbers)
-        self.connection.executemany(_sql.DELETE_ATTEMPTS, numbers)
+        each = [(n,) for n, _ in numbers]
+        self.connection.executemany(_sql.DELETE_JOB, each)
+        self.connection.executemany(_sql.DELETE_ATTEMPTS, each)
+        self.connection.executemany(_sql.DELETE_STEPS, [(n,) for n, has_steps in numbers if has_steps])
         return len(numbers)
 
     def keep_wal_small(self) -> None:

@@ -14,7 +14,7 @@ from dataclasses import fields
 from datetime import UTC, date, datetime
 from typing import Any
 
-from fireforget.inspector import Attempt
+from fireforget.inspector import Attempt, Step
 from fireforget.task import Progress, State, TaskInfo
 
 _COLOURS = {
@@ -230,3 +230,8 @@ def members_of(info: TaskInfo) -> dict[str, Any]:
 def members_of_attempt(attempt: Attempt) -> dict[str, Any]:
     """Return an attempt as JSON shows it: the fields of `Attempt`."""
     return vars(attempt)
+
+
+def members_of_step(step: Step) -> dict[str, Any]:
+    """Return a step as JSON shows it: the fields of `Step`."""
+    return vars(step)

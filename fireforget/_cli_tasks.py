@@ -25,7 +25,7 @@ from fireforget._cli_common import (
 )
 from fireforget._cli_parser import a_count, a_duration
 from fireforget.errors import UnknownJob
-from fireforget.inspector import Attempt
+from fireforget.inspector import Attempt, Step
 from fireforget.task import State, Task, TaskInfo
 
 DEFAULT_PAGE = 20
@@ -187,31 +187,35 @@ def _show(arguments: argparse.Namespace) -> int:
     chosen = arguments.state is not None or bool(filters)
     if bool(arguments.ids) == chosen:
         raise Misused("give either ids, or --state and other filters: which jobs are to be shown?")
-    shown: list[tuple[TaskInfo, list[Attempt]]] = []
+    shown: list[tuple[TaskInfo, list[Attempt], list[Step]]] = []
     failed = 0
     with opened(arguments) as (_, inspector):
         check_filters(inspector, arguments)
         infos = inspector.tasks(arguments.state, limit=arguments.limit, **filters) if chosen else ()
         for job_id in arguments.ids or [info.id for info in infos]:
             try:
-                shown.append((inspector.task(job_id), inspector.attempts(job_id)))
+                shown.append((inspector.task(job_id), inspector.attempts(job_id), inspector.steps(job_id)))
             except UnknownJob as error:
                 failed += 0 if chosen else complain(inspector, error, job_id)  # it ended since it was listed
     if wants_json(arguments):
         members = [
-            {**output.members_of(info), "attempts": [output.members_of_attempt(attempt) for attempt in attempts]}
-            for info, attempts in shown
+            {
+                **output.members_of(info),
+                "attempts": [output.members_of_attempt(attempt) for attempt in attempts],
+                "steps": [output.members_of_step(step) for step in steps],
+            }
+            for info, attempts, steps in shown
         ]
         output.print_json(members[0] if len(arguments.ids) == 1 and members else members)
     else:
         print("" if shown or failed else "no job matches\n", end="")
-        for position, (info, attempts) in enumerate(shown):
+        for position, (info, attempts, steps) in enumerate(shown):
             print("\n" if position else "", end="")
-            _print_job(info, attempts)
+            _print_job(info, attempts, steps)
     return 1 if failed else 0
 
 
-def _print_job(info: TaskInfo, attempts: Sequence[Attempt]) -> None:
+def _print_job(info: TaskInfo, attempts: Sequence[Attempt], steps: Sequence[Step]) -> None:
     output.print_fields(
         [
             ("job", info.id),
@@ -235,6 +239,9 @@ def _print_job(info: TaskInfo, attempts: Sequence[Attempt]) -> None:
     for title, value in (("headers", dict(info.headers) or None), ("payload", info.payload), ("result", info.result)):
         if value is not None:
             output.print_block(title, json.dumps(value, indent=2, ensure_ascii=False))
+    for step in steps:
+        title = f"step {step.name}, {output.instant(step.stored_at)}"
+        output.print_block(title, json.dumps(step.result, indent=2, ensure_ascii=False))
     for attempt in attempts:
         _print_attempt(attempt)
 

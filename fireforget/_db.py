@@ -97,6 +97,24 @@ class _ForkGate:
                 self._changed.notify_all()
         shield.__exit__()
 
+    def hold(self) -> None:
+        """Keep the gate open for this thread after the block that it is in, until `let_go`: a transaction stays open that long.
+
+        Unlike inside the block, an interruption comes at once.
+        """
+        with self._changed:
+            self._users[threading.get_ident()] += 1
+
+    def let_go(self) -> None:
+        """End what `hold` began."""
+        me = threading.get_ident()
+        with self._changed:
+            self._users[me] -= 1
+            if not self._users[me]:
+                del self._users[me]
+            if self._forking is not None:
+                self._changed.notify_all()
+
     def close(self) -> None:
         """Before a fork: wait until no other thread uses a connection, and keep it so."""
         me = threading.get_ident()
@@ -166,11 +184,14 @@ class Database:
         if handle is None or handle.closed:
             if self.identity is not None:
                 self.check_identity()
-            handle = _Handle(connect(self.path, self._synchronous))
+            handle = _Handle(self._connect())
             self._local.handle = handle
             self._open.add(handle)
         handle.wait_at_most(patience)
         return handle.connection
+
+    def _connect(self) -> sqlite3.Connection:
+        return connect(self.path, self._synchronous)
 
     @contextmanager
     def use(self, patience: float = DEFAULT_PATIENCE) -> Iterator[sqlite3.Connection]:
@@ -359,13 +380,21 @@ def sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-def connect(path: str, synchronous: int) -> sqlite3.Connection:
-    """Return a new connection with our pragmas; raises `StoreError`s."""
+def connect(path: str, synchronous: int, factory: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
+    """Return a new connection with our pragmas, of the class `factory`; raises `StoreError`s."""
+    if _inherited:
+        raise StoreUnavailable(
+            path,
+            "this process was forked in the middle of a transaction, and SQLite would take its parent's locks for its own: fork "
+            "before or after it",
+        )
     with translated(path):
         # check_same_thread=False: `Database.close` closes those of other threads. Each is still used by one thread only.
         # mode=rw: a file that was deleted in the meantime must not be made anew, empty.
         uri = Path(path).as_uri() + "?mode=rw"
-        connection = sqlite3.connect(uri, timeout=DEFAULT_PATIENCE, isolation_level=None, check_same_thread=False, uri=True)
+        connection = sqlite3.connect(
+            uri, timeout=DEFAULT_PATIENCE, isolation_level=None, check_same_thread=False, uri=True, factory=factory
+        )
         try:
             _use_wal(connection, path)
             connection.execute(f"PRAGMA synchronous = {synchronous}")

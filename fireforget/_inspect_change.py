@@ -72,6 +72,8 @@ class Changer:
             self._check_free(connection, held, n, now)
         parameters = {"n": n, "now": now, "unique_key": held, "unique_until": None if held is None else until}
         connection.execute(_sql.RUN_JOB, parameters)
+        if state is State.COMPLETED:
+            connection.execute(_sql.DELETE_STEPS, (n,))
 
     def _check_free(self, connection: Connection, key: str, n: int, now: float) -> None:
         connection.execute(_sql.RELEASE_EXPIRED_KEY, {"unique_key": key, "now": now})
@@ -202,6 +204,8 @@ class Changer:
         """Run the jobs that still match, but for those that `run` would refuse; return how many that were."""
         assert wanted.number is not None and wanted.state is not None
         changed: int = connection.executemany(_sql.run_plain(wanted.number, _fence(wanted)), rows).rowcount
+        if wanted.state is State.COMPLETED:
+            connection.executemany(_sql.DELETE_STEPS_OF_PENDING, [(row["n"],) for row in rows])
         statement = _sql.still_matching("n", wanted.number, _fence(wanted))
         for row in rows if changed < len(rows) else []:  # those with a unique key or a deadline, one by one
             if connection.execute(statement, row).fetchone() is not None:

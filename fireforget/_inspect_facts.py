@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from typing import Any
 
 from fireforget import cron
 from fireforget.task import State
@@ -63,6 +64,15 @@ class DayStats:
     processed: int
     """Runs that ended, well or not."""
     failed: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a job whose result is stored."""
+
+    name: str
+    stored_at: datetime
+    result: Any
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from fireforget import _db, _sql
-from fireforget.queue_sqlite import DEFAULT_WAIT, _parse_generated, tag_of
+from fireforget.queue_sqlite import DEFAULT_WAIT, _parse_generated, tag_of, transaction
 
 _MOST_EXPIRED = 100
 """Expired keys that are removed whenever one is taken: more than can be added, so that they do not pile up."""
@@ -84,7 +84,15 @@ def _number_of(connection: sqlite3.Connection, job_id: str) -> int:
 
 @contextmanager
 def changing(database: _db.Database) -> Iterator[sqlite3.Connection]:
-    """Run a block in one write transaction; raises `StoreError`s, and then nothing of it happened."""
+    """Run a block in one write transaction; raises `StoreError`s, and then nothing of it happened.
+
+    In a transactional handler that is the handler's own, which nobody else could write beside.
+    """
+    inside = transaction.get(None)
+    if inside is not None and inside.takes(database.path):
+        with inside.changing() as connection:
+            yield connection
+        return
     with _db.translated(database.path), _db.begun(database, DEFAULT_WAIT) as connection:
         try:
             yield connection

@@ -126,6 +126,7 @@ class Trimming:
             try:
                 deleted: int = connection.executemany(_sql.remove(state), [{"n": n} for n in numbers]).rowcount
                 connection.executemany(_sql.DELETE_ATTEMPTS_OF_GONE, [(n,) for n in numbers])
+                connection.executemany(_sql.DELETE_STEPS_OF_GONE, [(n,) for n in numbers])
                 connection.execute("COMMIT")
             except BaseException:
                 _db.rollback(connection)

@@ -107,6 +107,7 @@ CREATE TABLE fireforget_job (
     progress REAL,
     progress_note TEXT,
     cancel_requested_at REAL,
+    has_steps INTEGER NOT NULL DEFAULT 0,
     CONSTRAINT state_is_known CHECK (state BETWEEN 1 AND 9),
     CONSTRAINT active_has_a_worker CHECK ((state = 3) = (worker IS NOT NULL))
 );
@@ -143,6 +144,7 @@ CREATE TABLE fireforget_idempotency (
     result TEXT,
     PRIMARY KEY (type, key)
 );
+
 -- next_at is the tick that is to be enqueued next: whoever moves it on enqueues, in the same transaction. digest stands for
 -- everything that the registry says of the schedule.
 CREATE TABLE fireforget_schedule (
@@ -171,6 +173,17 @@ CREATE TABLE fireforget_schedule_event (
     PRIMARY KEY (schedule, n),
     CONSTRAINT outcome_is_known CHECK (outcome IN ('enqueued', 'refused', 'missed'))
 ) WITHOUT ROWID;
+
+-- Results of steps, in the order of their numbers; each may be large, so the table has row numbers. Whoever removes a job removes
+-- them. No trigger does: it would make the removal of every job slower by a twentieth, and `has_steps` tells which have any.
+CREATE TABLE fireforget_step (
+    n INTEGER PRIMARY KEY,
+    job INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    result TEXT NOT NULL,
+    stored_at REAL NOT NULL,
+    UNIQUE (job, name)
+);
 """
 
 # Claims walk `fireforget_claim` in the order in which jobs are to run and stop after as many as they want: neither history nor
@@ -431,6 +444,13 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def check_unchanged(connection: sqlite3.Connection, path: str) -> None:
+    """Raise `SchemaTooNew` unless the file has our version, for who has had it open; the connection must give plain tuples."""
+    row = connection.execute("SELECT value FROM fireforget_meta WHERE key = 'schema_version'").fetchone()
+    if row is None or int(row[0]) != VERSION:
+        raise SchemaTooNew(path, f"another program migrated it to schema version {row and row[0]}: upgrade this worker")
 
 
 def _check_version(connection: sqlite3.Connection, path: str) -> int:

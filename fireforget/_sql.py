@@ -263,7 +263,7 @@ JOIN fireforget_job AS job ON job.n = lane.n
 
 CLAIMED_COLUMNS = (
     "n, claim, type, queue, payload, headers, retry_count, max_retry, timeout, deadline, nonce, task_id, due, priority, "
-    "retention, worker_deaths"
+    "retention, has_steps"
 )
 
 
@@ -567,6 +567,46 @@ WHERE job = ?1
   AND NOT EXISTS (SELECT 1 FROM fireforget_job WHERE n = ?1)
 """
 
+# --- running jobs: steps ------------------------------------------------------------------------------------------------
+# Fenced like every settling statement: a run whose job was given to another stores nothing.
+
+STORED_STEP = "SELECT result FROM fireforget_step WHERE job = ? AND name = ?"
+
+INSERT_STEP = f"""
+INSERT INTO fireforget_step (job, name, result, stored_at)
+SELECT n, ?, ?, ?
+FROM fireforget_job
+{_FENCE}
+"""
+
+# Once a job: an update writes the whole row anew, and its payload may be large.
+MARK_STEPS = "UPDATE fireforget_job SET has_steps = 1 WHERE n = ? AND has_steps = 0"
+
+STEPS = """
+SELECT name, stored_at, result
+FROM fireforget_step
+WHERE job = :n
+ORDER BY n
+"""
+
+DELETE_STEPS = "DELETE FROM fireforget_step WHERE job = ?"
+
+DELETE_STEPS_OF_GONE = """
+DELETE FROM fireforget_step
+WHERE job = ?1
+  AND NOT EXISTS (SELECT 1 FROM fireforget_job WHERE n = ?1)
+"""
+
+# Of completed jobs that begin anew.
+DELETE_STEPS_OF_PENDING = f"""
+DELETE FROM fireforget_step
+WHERE job = ?1
+  AND EXISTS (SELECT 1 FROM fireforget_job WHERE n = ?1 AND state = {PENDING})
+"""
+
+# Whether a job is still in a worker's hands: its process may have settled it and died before it could say so.
+IS_OURS = f"SELECT 1 FROM fireforget_job {_FENCE}"
+
 # A job as a hook is to see it, when the verdict stands: no row, and the verdict came too late. Its claim tells that.
 SUBJECT_OF_HOOK = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE n = ? AND claim = ? AND worker IS NULL"
 
@@ -639,7 +679,7 @@ WHERE state = {ACTIVE} AND worker = :worker AND cancel_requested_at IS NOT NULL
 NEXT_EXPIRY = "SELECT min(expires_at) FROM fireforget_job INDEXED BY fireforget_expiry WHERE expires_at IS NOT NULL"
 
 EXPIRED = """
-SELECT n
+SELECT n, has_steps
 FROM fireforget_job INDEXED BY fireforget_expiry
 WHERE expires_at <= :now
 ORDER BY expires_at

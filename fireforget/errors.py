@@ -225,6 +225,24 @@ class ChildDied(FireforgetError):
     """The process of a job ended under it: by a signal, `os._exit`, or for want of memory. Given to `retry_delay` functions."""
 
 
+# --- what a running handler meets ---------------------------------------------------------------------------------------
+
+
+class StepError(FireforgetError):
+    """A step cannot be run or its result not be stored: its name was used twice in a run, or its result is not JSON or too large.
+
+    `step` is its name.
+    """
+
+    def __init__(self, step: object, problem: str) -> None:
+        super().__init__(f"step {step!r}: {problem}")
+        self.step = step
+
+
+class ClaimLost(FireforgetError):
+    """The job is no longer this run's: it was given to another worker, or removed. What the run would have stored is not."""
+
+
 # --- what a handler raises to steer its own job -------------------------------------------------------------------------
 
 

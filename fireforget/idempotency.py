@@ -8,7 +8,8 @@
                          └─ another job has it ─► RetryLater: postponed, no attempt is counted
 
 The keys are in the queue's own file; how they outlive a crash without being stuck is in `_keys`. They are reached through the
-running job, so a handler needs to know no queue. Without a job, as in a unit test that calls the function, it is a plain call.
+running job, so a handler needs to know no queue; in a transactional handler they are part of its transaction. Without a job, as
+in a unit test that calls the function, it is a plain call.
 """
 
 import functools
@@ -24,8 +25,8 @@ from fireforget import payload as json_payload
 from fireforget._keys import Done, Held, Key
 from fireforget.clock import Seconds, to_seconds
 from fireforget.errors import InvalidOption, QueueClosed, RegistrationError, RetryLater, SkipRetry, StoreError
-from fireforget.job import Job, running
-from fireforget.registry import Definition, _is_async
+from fireforget.job import Job, _is_async, running
+from fireforget.registry import Definition
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -21,6 +21,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from fireforget import _limits, _schedules, _sql, cron
+from fireforget import payload as json_payload
 from fireforget._backup import Backup
 from fireforget._claims import HISTORY_DAYS, SECONDS_OF_DAY
 from fireforget._doctor import Finding, examine
@@ -39,7 +40,17 @@ from fireforget._inspect_change import (
     Changer,
     Unchanged,
 )
-from fireforget._inspect_facts import ROW_BYTES, Attempt, DayStats, GroupInfo, QueueStats, ScheduleEvent, ScheduleInfo, WorkerInfo
+from fireforget._inspect_facts import (
+    ROW_BYTES,
+    Attempt,
+    DayStats,
+    GroupInfo,
+    QueueStats,
+    ScheduleEvent,
+    ScheduleInfo,
+    Step,
+    WorkerInfo,
+)
 from fireforget._inspect_find import MOST_READ, Filter, Finder
 from fireforget._inspect_ids import Ids
 from fireforget._inspect_workers import is_alive
@@ -67,6 +78,7 @@ __all__ = [
     "QueueStats",
     "ScheduleEvent",
     "ScheduleInfo",
+    "Step",
     "WorkerInfo",
 ]
 
@@ -411,6 +423,12 @@ class Inspector:
             for number, started_at, duration, worker, error, traceback in rows
         ]
 
+    def steps(self, job_id: str) -> list[Step]:
+        """Return the steps of a job whose results are stored, in the order in which they were; raises `UnknownJob`."""
+        with self._access.reading() as connection:
+            rows = connection.execute(_sql.STEPS, {"n": self._access.find(connection, job_id)[0]}).fetchall()
+        return [Step(name, instant(stored_at), json_payload.decode(result)) for name, stored_at, result in rows]
+
     def tasks(
         self,
         state: State | str | None = None,
@@ -502,7 +520,9 @@ class Inspector:
 
         A scheduled job runs ahead of its time, one in retry too, with the retries it has left. A job that ended (archived,
         cancelled, completed) begins anew: `retry_count` is 0 again, so that it has all its retries, and the result and progress
-        of the run before are gone; the attempts so far stay, and later ones are numbered on. A job from a group runs by itself.
+        of the run before are gone; the attempts so far stay, and later ones are numbered on. So do the steps, so that it goes on
+        after the last one that is stored, but for a completed job, which does all of them again. A job from a group runs by
+        itself.
         A unique key that was given up when the job ended is taken again, for what is left of its `unique_for`.
 
         One transaction. Raises `UnknownJob`; `JobActive`; `WrongState` when it is pending already, blocked, or past its deadline
@@ -532,7 +552,7 @@ class Inspector:
         return self._end(job_id, CANCELLABLE, dict.fromkeys(State, remedy), _sql.call_off)
 
     def delete(self, job_id: str) -> None:
-        """Delete a job with its attempts; its unique key and its id are free.
+        """Delete a job with its attempts and steps; its unique key and its id are free.
 
         One transaction. Raises `UnknownJob` and `JobActive` (cancel it first).
         """
@@ -540,6 +560,7 @@ class Inspector:
             row = self._access.find_in(connection, job_id, DELETABLE, {State.ACTIVE: f"{CANCEL_IT}, then delete it"})
             connection.execute(_sql.remove(row[STATE]), {"n": row[0]})
             connection.execute(_sql.DELETE_ATTEMPTS, (row[0],))
+            connection.execute(_sql.DELETE_STEPS, (row[0],))
 
     def update(
         self,
@@ -595,7 +616,9 @@ class Inspector:
 
         def delete(connection: Connection, wanted: Filter, rows: list[dict[str, Any]]) -> int:
             deleted = self._changer.each(_sql.remove)(connection, wanted, rows)
-            connection.executemany(_sql.DELETE_ATTEMPTS_OF_GONE, [(row["n"],) for row in rows])
+            numbers = [(row["n"],) for row in rows]
+            connection.executemany(_sql.DELETE_ATTEMPTS_OF_GONE, numbers)
+            connection.executemany(_sql.DELETE_STEPS_OF_GONE, numbers)
             return deleted
 
         return self._changer.all(state, filters, DELETABLE, "deleted", delete)

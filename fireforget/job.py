@@ -1,23 +1,52 @@
 """The running job as its handler sees it: `current_job()`."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, Protocol, TypeVar, cast, overload
 
 from fireforget import _context, logs
 from fireforget import payload as json_payload
 from fireforget.clock import to_datetime
 from fireforget.errors import FireforgetError, Interruption, InvalidOption
 
+Connection = Any
+"""A `sqlite3.Connection`; only the store knows SQLite by its name."""
+
 MOST_NOTE = 4096
 """Characters of a progress note; what is longer is cut."""
+
+R = TypeVar("R")
 
 PassHeaders = bool | frozenset[str]
 """Which of its headers a job passes on to the jobs that it enqueues: all, none, or those with these names."""
 
 Report = Callable[[str, Any], None]
 """Takes what a handler says while it runs: ("result", JSON text) or ("progress", (fraction, note))."""
+
+
+class Effects(Protocol):
+    """What a run writes to the queue's own file while it runs; see `_effects`, which knows how."""
+
+    limit: float | None
+
+    @property
+    def connection(self) -> Connection:
+        """The handler's connection, inside its transaction."""
+
+    def savepoint(self) -> AbstractContextManager[Connection]:
+        """Run a block whose writes are undone when it raises."""
+
+    def begin_step(self, name: str) -> str | None:
+        """Return the stored result of a step as JSON text; None when it is to be called."""
+
+    def step_failed(self, name: str) -> None:
+        """Let a step whose function has raised be called again."""
+
+    def end_step(self, name: str, value: Any) -> str:
+        """Store what a step has returned, and return it as JSON text."""
 
 
 class Job:
@@ -29,6 +58,7 @@ class Job:
         "_headers",
         "_headers_json",
         "_judged",
+        "_open_effects",
         "_report",
         "_store",
         "_unix_deadline",
@@ -82,6 +112,7 @@ class Job:
         wait: float,
         report: Report,
         store: Callable[[], Any] | None = None,
+        effects: "Callable[[Job], Effects] | None" = None,
     ) -> None:
         self.id = id
         self.type = type
@@ -98,6 +129,7 @@ class Job:
         self.wait = wait
         self._report = report
         self._store = store  # gives the queue that the job is stored in, opened when it is first asked for
+        self._open_effects = effects
         self._cancelled = False
 
     @property
@@ -155,8 +187,85 @@ class Job:
             raise InvalidOption("note", note, "give text")
         self._report("progress", (float(fraction), None if note is None else json_payload.storable(str(note)[:MOST_NOTE])))
 
+    # --- what it writes to the queue's own file -----------------------------------------------------------------------
+
+    def _effects(self) -> Effects:
+        if self._open_effects is None:
+            raise FireforgetError("this job runs without a queue: connection, savepoint and step need a worker, or a drain")
+        return self._open_effects(self)
+
+    @property
+    def connection(self) -> Connection:
+        """The `sqlite3.Connection` to the queue's own file, for handlers that are registered with `transactional=True`.
+
+        The transaction (BEGIN IMMEDIATE) begins at the first use, and what is written in it is committed together with the job's
+        completion when the handler returns, and rolled back when it raises. Until then nobody else can write to the file: use it
+        last, and briefly. Commit, rollback and the like raise; `savepoint` undoes a part. For the handler's own thread.
+
+        Raises `FireforgetError` in other handlers, and `StoreError`s.
+        """
+        return self._effects().connection
+
+    def savepoint(self) -> AbstractContextManager[Connection]:
+        """Return a context manager for a part of the transaction: what is written in it is undone when it raises.
+
+        It may be nested, and gives the connection. Raises as `connection` does.
+        """
+        return self._effects().savepoint()
+
+    @overload
+    def step(
+        self, name: str, function: Callable[..., Coroutine[Any, Any, R]], /, *args: Any, **kwargs: Any
+    ) -> Coroutine[Any, Any, R]: ...
+
+    @overload
+    def step(self, name: str, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R: ...
+
+    def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call `function(*args, **kwargs)` once for this job, and return its result: a later run gets what was stored.
+
+        `name` tells it from the job's other steps. The result is stored as JSON, of at most 1 MiB, when the function has
+        returned, and what is returned here is what JSON makes of it, in the first run too. A run that ends before that calls it
+        again. With an `async` function there is something to await. Steps are kept until the job is removed.
+
+        Raises `StepError` for a name that was used in this run already and for a result that cannot be stored, `ClaimLost` where
+        the job was given to another worker, `StoreError`s, and whatever the function raises.
+        """
+        effects = self._effects()
+        stored = effects.begin_step(name)
+        if _is_async(function):
+            return _step_async(effects, name, stored, function, args, kwargs)
+        if stored is None:
+            try:
+                value = function(*args, **kwargs)
+            except BaseException:
+                effects.step_failed(name)
+                raise
+            if isinstance(value, Coroutine):
+                value.close()  # it would warn that nobody has awaited it
+            stored = effects.end_step(name, value)
+        return json_payload.decode(stored)
+
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.type} in {self.queue}, attempt {self.retry_count + 1}>"
+
+
+async def _step_async(
+    effects: Effects, name: str, stored: str | None, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if stored is None:
+        try:
+            value = await function(*args, **kwargs)
+        except BaseException:
+            effects.step_failed(name)
+            raise
+        stored = effects.end_step(name, value)
+    return json_payload.decode(stored)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    """Return whether calling it gives a coroutine: an `async def`, or an object whose `__call__` is one."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 running = cast("ContextVar[Job | None]", _context.running)

@@ -23,11 +23,13 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from hashlib import blake2b
 from itertools import chain
 from json import JSONDecodeError
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fireforget import _db, _schedules, _sql
 from fireforget import payload as json_payload
@@ -76,6 +78,20 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_nonces.seed)
 
 _log = logging.getLogger("fireforget.store")
+
+
+class _Transaction(Protocol):
+    """The transaction of a transactional handler (`_effects`, which builds on what is here)."""
+
+    def takes(self, path: str) -> bool:
+        """Return whether what this thread enqueues into the file at `path` is part of it."""
+
+    def changing(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Run a block in it, on its connection."""
+
+
+transaction: ContextVar[_Transaction] = ContextVar("fireforget_transaction")
+"""Set while a transactional handler runs: what it enqueues into its own file is part of its transaction."""
 
 Row = dict[str, Any]
 """A job to be stored, by column (`_sql.INSERTED_COLUMNS`)."""
@@ -252,7 +268,7 @@ class SqliteQueue(Intake):
         `timeout` is how many seconds the call may wait for the write lock (None: 5); the job's run time is `run_timeout` here.
         `options` override the task's own, which override the defaults. With `connection`, the job is written on that
         `sqlite3.Connection` to the same file, which this method neither begins, commits nor rolls back: the job exists exactly
-        if that transaction commits.
+        if that transaction commits. In a transactional handler of the same file it is part of that handler's transaction.
 
         Raises `InvalidTask` and its kin for what is wrong with the call, `TaskIDConflict`, `DuplicateTask`, `StoreBusy` with the
         time waited, and other `StoreError`s; then nothing was stored.
@@ -261,6 +277,10 @@ class SqliteQueue(Intake):
         row = self._row(check_task(task), check_call_options(options), self._clock())
         if connection is not None:
             return self._enqueue_inside(connection, row)
+        inside = transaction.get(None)
+        if inside is not None and inside.takes(self.path):
+            with inside.changing() as own:
+                return self._stored(row, insert_one(own, row))
         first = self._group.write([row], wait)
         return self._stored(row, first)
 
@@ -285,6 +305,10 @@ class SqliteQueue(Intake):
             return self._enqueue_many_inside(connection, rows)
         if not rows:
             return []
+        inside = transaction.get(None)
+        if inside is not None and inside.takes(self.path):
+            with inside.changing() as own:
+                return self._insert_inside(own, rows)
         try:
             first = self._group.write(rows, wait)
         except (TaskIDConflict, DuplicateTask) as error:
@@ -309,8 +333,9 @@ class SqliteQueue(Intake):
         self._check_caller(connection)
         if not connection.in_transaction:
             raise ValueError("enqueue_many on a connection needs an open transaction: begin one, so that all or none exist")
-        if not rows:
-            return []
+        return self._insert_inside(connection, rows) if rows else []
+
+    def _insert_inside(self, connection: sqlite3.Connection, rows: list[Row]) -> list[TaskInfo]:
         connection.execute("SAVEPOINT fireforget_enqueue_many")
         try:
             first = insert_all(connection, rows)

@@ -15,13 +15,16 @@ from fireforget.clock import Seconds, to_seconds
 from fireforget.cron import Schedule
 from fireforget.cron import parse as parse_cron
 from fireforget.errors import InvalidOption, InvalidTask, PayloadMismatch, RegistrationError
-from fireforget.job import PassHeaders, current_job
+from fireforget.job import PassHeaders, _is_async, current_job
 from fireforget.middleware import DEFAULT_CHAIN, Middleware
 from fireforget.periodic import Periodic, periodic_for
 from fireforget.retry import RetryDelay, check_retry_delay
 from fireforget.task import HANDLER_OPTIONS, Task, TaskInfo, check_options, check_type
 
 __all__ = ["Definition", "PayloadMismatch", "Registry", "current_job"]
+
+DEFAULT_TRANSACTION_TIMEOUT = 1.0
+"""Seconds that the transaction of a transactional handler may be open: nobody else can write meanwhile."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -81,6 +84,7 @@ class Definition(Generic[P, R]):
         options: dict[str, Any],
         retry_delay: RetryDelay | None,
         reactions: Reactions = Reactions(),  # noqa: B008 - immutable
+        transaction_timeout: float | None = None,
     ) -> None:
         update_wrapper(self, function)
         self.pattern = pattern
@@ -88,6 +92,7 @@ class Definition(Generic[P, R]):
         self.options = options
         self.retry_delay = retry_delay
         self.is_failure, self.on_failure, self.on_archived, self.pass_headers = reactions
+        self.transaction_timeout = transaction_timeout  # None: not transactional
         self.is_async = _is_async(function)
         self._signature = inspect.signature(function)
         parameters = self._signature.parameters.values()
@@ -251,6 +256,8 @@ class Registry:
         on_failure: Hook | None = None,
         on_archived: Hook | None = None,
         pass_headers: bool | Iterable[str] | None = None,
+        transactional: bool = False,
+        transaction_timeout: Seconds | None = None,
         **options: Any,
     ) -> Callable[[Callable[P, R]], Definition[P, R]]:
         """Register the decorated function, plain or `async`, as the handler of a type.
@@ -260,7 +267,12 @@ class Registry:
         `retry_delay`, `is_failure` and `pass_headers` replace the registry's, `on_failure` and `on_archived` are called besides
         the registry's.
 
-        Raises `RegistrationError` for a blank or taken type or what cannot be called, `UnknownOption` and `InvalidOption`.
+        With `transactional`, what the handler writes on `current_job().connection` and its completion commit together or not at
+        all. `transaction_timeout` is for how many seconds it may keep others from writing; None: 1. One that takes longer is
+        interrupted, and killed a quarter of a second later.
+
+        Raises `RegistrationError` for a blank or taken type, what cannot be called, and an `async` handler that would be
+        transactional; `UnknownOption` and `InvalidOption`.
         """
         if callable(type):
             name = getattr(type, "__name__", "name")
@@ -275,6 +287,7 @@ class Registry:
             reactions = reactions._replace(is_failure=self._reactions.is_failure)
         if reactions.pass_headers is None:
             reactions = reactions._replace(pass_headers=self._reactions.pass_headers)
+        limit = _transaction_limit(transactional, transaction_timeout)
 
         def register(function: Callable[P, R]) -> Definition[P, R]:
             if isinstance(function, Definition) or not callable(function):
@@ -282,7 +295,12 @@ class Registry:
                 raise RegistrationError(f"{function!r} cannot handle {type!r}: decorate a function{above}")
             if type in self._definitions:
                 raise RegistrationError(f"{type!r} has a handler already, {self._definitions[type]!r}: one handler a type")
-            definition = Definition(type, function, checked, retry_delay, reactions)
+            if limit is not None and _is_async(function):
+                raise RegistrationError(
+                    f"{type!r} cannot be transactional as it is async: its transaction would stay open, and keep everybody else "
+                    "from writing, while it awaits; make it a plain function"
+                )
+            definition = Definition(type, function, checked, retry_delay, reactions, limit)
             self._definitions[type] = definition
             if type.endswith(":"):
                 self._prefixes = sorted([*self._prefixes, type], key=len, reverse=True)
@@ -480,6 +498,14 @@ class Registry:
         return f"<Registry of {', '.join(self._definitions) or 'no handlers'}>"
 
 
-def _is_async(function: Callable[..., Any]) -> bool:
-    """Return whether calling it gives a coroutine: an `async def`, or an object whose `__call__` is one."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+def _transaction_limit(transactional: object, timeout: Seconds | None) -> float | None:
+    """Return how many seconds the handler's transaction may be open, None for one that is not transactional."""
+    if not isinstance(transactional, bool):
+        raise InvalidOption("transactional", transactional, "give True or False")
+    if not transactional:
+        if timeout is not None:
+            raise InvalidOption("transaction_timeout", timeout, "give it together with transactional=True")
+        return None
+    if timeout is None:
+        return DEFAULT_TRANSACTION_TIMEOUT
+    return to_seconds("transaction_timeout", timeout, above_minimum=True)

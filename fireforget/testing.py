@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fireforget import payload as json_payload
 from fireforget._claims import HOOK, MOST_EXPIRED, MOST_FORWARDED, Claimed, Claims
 from fireforget._db import DEFAULT_PATIENCE, Database, translated
+from fireforget._effects import HandlersDatabase
 from fireforget._pool import hooks
 from fireforget._pool.board import Board
 from fireforget._pool.child import Host, Runner, flush_submissions
@@ -42,7 +43,7 @@ from fireforget.clock import Clock, Seconds, to_datetime, to_seconds, to_unix
 from fireforget.errors import FireforgetError, InvalidOption, InvalidPayload, QueueClosed, UnknownJob
 from fireforget.job import Job
 from fireforget.metrics import Samples
-from fireforget.middleware import CallNext, describe, is_failure, samples
+from fireforget.middleware import CallNext, Middleware, describe, is_failure, samples
 from fireforget.queue_sqlite import (
     DEFAULT_MAX_PAYLOAD,
     Intake,
@@ -452,6 +453,9 @@ class _InlineWorker:
     ) -> None:
         self.registry = registry
         self.tag = queue._tag
+        self.worker = claims.worker
+        self._queue = queue
+        self._database: Database | None = None
         self._claims = claims
         self._clock = queue._clock
         self._weights = dict(DEFAULT_QUEUES if weights is None else weights)
@@ -472,6 +476,8 @@ class _InlineWorker:
     def __exit__(self, *_: object) -> None:
         if self._loop is not None:
             self._loop.close()
+        if self._database is not None:
+            self._database.close()
         samples.drain()  # children count into it too: one that is forked from this process must begin at 0
 
     def definition(self, type: str) -> Definition[Any, Any] | None:
@@ -481,6 +487,14 @@ class _InlineWorker:
     def store(self) -> Intake:
         """Return the queue that is drained."""
         return self._queue
+
+    def database(self) -> Database:
+        """Return the queue's file as handlers use it, opened for the first job that needs it."""
+        if self._database is None:
+            database = self._queue._database
+            in_memory = isinstance(self._queue, RecordingEnqueuer)
+            self._database = database if in_memory else HandlersDatabase(database.path, database.identity)
+        return self._database
 
     def send(self, message: Any) -> None:
         """Take in what the running handler says of itself."""
@@ -566,6 +580,8 @@ class _InlineWorker:
 
 _OUTCOMES: dict[str, Outcome] = {
     "completed": "completed",
+    "settled": "completed",
+    "lost": "cancelled",
     "retry": "retry",
     "archived": "archived",
     "expired": "archived",
@@ -584,20 +600,23 @@ class _HearingRunner(Runner):
         super().__init__(host, run_async, clock)
         self.result: Any = None
         self.error: BaseException | None = None
-        self._whole_chain = self._chain
-        self._chain = self._hear
+        self._chain = self._hearing(self._chain)
+        self._transactional_chain = self._hearing(self._transactional_chain)
 
     def run(self, index: int, row: Row) -> Row | None:
         self.result = self.error = None
         return super().run(index, row)
 
-    def _hear(self, job: Job, handler: CallNext) -> Any:
-        try:
-            self.result = self._whole_chain(job, handler)
-        except BaseException as error:
-            self.error = error
-            raise
-        return self.result
+    def _hearing(self, chain: Middleware) -> Middleware:
+        def hear(job: Job, handler: CallNext) -> Any:
+            try:
+                self.result = chain(job, handler)
+            except BaseException as error:
+                self.error = error
+                raise
+            return self.result
+
+        return hear
 
 
 def _as_stored(result: Any) -> Any:

@@ -14,6 +14,9 @@ Each child has a slot of 8-byte words, and in it a cell for each job that it can
            began      (child)      monotonic seconds, as a double
            interrupt  (supervisor) index + 1 of the job to be interrupted
            reason     (supervisor) why: see `Reason`
+           holds      (child)      since when it holds the database's write lock for a handler or a step, 0 for not at all
+
+In the header, `wanted` says that the supervisor waits for that lock or has it: children that want it let it go first.
 
 A child's jobs are numbered from 0 over its whole life: their index. Taking back jobs that have not started needs no answer from
 the child: the supervisor lowers `limit`, waits for longer than any processor keeps a write to itself, and reads `started`. The
@@ -28,7 +31,8 @@ import os
 import secrets
 import struct
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 
 try:
@@ -42,7 +46,8 @@ _HEADER_WORDS = 8
 _SLOT_WORDS = 8
 _CELL_WORDS = 8
 _LIMIT, _STARTED, _DONE = 0, 1, 2
-_INDEX, _NUMBER, _BEGAN, _INTERRUPT, _REASON = 0, 1, 2, 3, 4
+_INDEX, _NUMBER, _BEGAN, _INTERRUPT, _REASON, _HOLDS = 0, 1, 2, 3, 4, 5
+_WANTED = 3  # in the header, behind what `_HEADER` packs
 UNLIMITED = 2**63
 
 SETTLE_SECONDS = 0.002
@@ -55,6 +60,7 @@ class Reason(IntEnum):
     TIMEOUT = 1
     DEADLINE = 2
     CANCELLED = 3
+    TRANSACTION = 4
 
 
 class Board:
@@ -89,6 +95,15 @@ class Board:
             os.close(descriptor)
             os.unlink(path)
             raise
+
+    @contextmanager
+    def wanting_the_lock(self) -> Iterator[None]:
+        """Have the children stand aside for the database's write lock while the block waits for it and has it."""
+        self.words[_WANTED] = 1
+        try:
+            yield
+        finally:
+            self.words[_WANTED] = 0
 
     def slot(self, number: int) -> "Slot":
         """Return a child's part of the board."""
@@ -181,6 +196,11 @@ class Slot:
                 found.append((index, words[cell.number_at], self.doubles[cell.began_at]))
         return found
 
+    def holding(self) -> dict[int, float]:
+        """Return since when, in monotonic seconds, the jobs that hold the database's write lock do so, by index."""
+        found = {self.words[cell.index_at] - 1: self.doubles[cell.holds_at] for cell in self.cells}
+        return {index: since for index, since in found.items() if since}
+
     def interrupt(self, index: int, reason: Reason) -> bool:
         """Mark the running job for interruption; return False when it does not run any more."""
         for cell in self.cells:
@@ -194,7 +214,7 @@ class Slot:
 class Cell:
     """Where one running job stands on the board."""
 
-    __slots__ = ("began_at", "index_at", "interrupt_at", "number_at", "reason_at")
+    __slots__ = ("began_at", "holds_at", "index_at", "interrupt_at", "number_at", "reason_at")
 
     def __init__(self, board: Board, offset: int) -> None:
         self.index_at = offset + _INDEX
@@ -202,6 +222,24 @@ class Cell:
         self.began_at = offset + _BEGAN
         self.interrupt_at = offset + _INTERRUPT
         self.reason_at = offset + _REASON
+        self.holds_at = offset + _HOLDS
+
+
+class LockMark:
+    """Where a thread of a child says that its job holds the database's write lock: an `_effects.Mark`."""
+
+    def __init__(self, slot: Slot, cell: Cell) -> None:
+        self._words = slot.words
+        self._doubles = slot.doubles
+        self._at = cell.holds_at
+
+    def hold(self, holds: bool) -> None:
+        """Say that the job holds the lock from now on, or does not any more."""
+        self._doubles[self._at] = time.monotonic() if holds else 0.0
+
+    def is_wanted(self) -> bool:
+        """Return whether the supervisor waits for the lock, or has it."""
+        return self._words[_WANTED] != 0
 
 
 def _slot_words(threads: int) -> int:

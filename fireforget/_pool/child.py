@@ -16,6 +16,7 @@ The application's code runs here and nowhere else in a worker: handlers, middlew
 
 import asyncio
 import concurrent.futures
+import logging
 import os
 import random
 import signal
@@ -24,24 +25,28 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from fireforget import logs, middleware
 from fireforget import payload as json_payload
 from fireforget._claims import HOOK
+from fireforget._db import Database
+from fireforget._effects import Effects, HandlersDatabase, Mark, Unmarked
 from fireforget._pool import enforcer, groups, hooks, schedules
-from fireforget._pool.board import Board, Cell, Reason, Slot
+from fireforget._pool.board import Board, Cell, LockMark, Reason, Slot
 from fireforget._pool.channel import Channel
 from fireforget._pool.config import Settings
 from fireforget._pool.helper import be_quiet
-from fireforget._pool.verdicts import CANCELLED, LEAST_UNCOUNTED_DELAY, timed_out_after
+from fireforget._pool.verdicts import CANCELLED, LEAST_UNCOUNTED_DELAY, open_for_too_long, timed_out_after
 from fireforget._shield import shield
 from fireforget.clock import Clock, to_seconds
 from fireforget.errors import (
     DEADLINE_PASSED,
     ChildDied,
+    ClaimLost,
+    FireforgetError,
     Interruption,
     JobCancelled,
     JobTimeout,
@@ -49,7 +54,7 @@ from fireforget.errors import (
     RevokeTask,
 )
 from fireforget.job import Job, running, says_failure
-from fireforget.queue_sqlite import Intake, SqliteQueue, public_id
+from fireforget.queue_sqlite import Intake, SqliteQueue, public_id, transaction
 from fireforget.registry import Definition, PayloadMismatch, Registry
 from fireforget.retry import default_delay, delay_after
 
@@ -66,8 +71,14 @@ class Host(Protocol):
     registry: Registry
     tag: str
 
+    worker: int
+    """The number of the worker that claims the jobs."""
+
     def definition(self, type: str) -> Definition[Any, Any] | None:
         """Return the handler of a type."""
+
+    def database(self) -> Database:
+        """Return the queue's file as handlers use it."""
 
     def send(self, message: Any) -> None:
         """Take what a running handler says of itself: ("report", index, kind, value)."""
@@ -79,15 +90,27 @@ class Host(Protocol):
 class Runner:
     """Runs one job at a time on one thread, and turns whatever happens into an outcome.
 
-    `run_async` runs a coroutine to its end; `clock` returns Unix seconds.
+    `run_async` runs a coroutine to its end; `clock` returns Unix seconds; `mark` is where the supervisor sees that the job holds
+    the database's write lock.
     """
 
-    def __init__(self, host: Host, run_async: Callable[[Any, "Runner"], Any], clock: Clock = time.time) -> None:
+    def __init__(
+        self,
+        host: Host,
+        run_async: Callable[[Any, "Runner"], Any],
+        clock: Clock = time.time,
+        mark: Mark | None = None,
+    ) -> None:
         self._host = host
         self._run_async = run_async
         self._clock = clock
+        self._mark = mark
         self._chain = middleware.compose(host.registry.middleware)
         self._no_chain = middleware.compose(())
+        self._transactional_chain = middleware.compose(self._with_commit(host.registry.middleware))
+        self._opener = self._open_effects
+        self._row: tuple[Any, ...] = ()
+        self._effects: Effects | None = None
         self.thread_id = threading.get_ident()
         self.index = -1
         self.interruptible = False
@@ -97,9 +120,9 @@ class Runner:
     def run(self, index: int, row: tuple[Any, ...]) -> Outcome | None:
         """Run a job; return None when it succeeded and leaves nothing behind.
 
-        Otherwise ("completed", began, duration, result, note), ("retry", began, duration, delay, error, traceback),
-        ("archived", began, duration, error, traceback), ("expired", error), ("later", delay, why), ("excused", delay, error),
-        ("revoked",) or ("cancelled", error).
+        Otherwise ("completed", began, duration, result, note), ("settled",) where its own transaction has done that, ("retry",
+        began, duration, delay, error, traceback), ("archived", began, duration, error, traceback), ("expired", error), ("later",
+        delay, why), ("excused", delay, error), ("revoked",), ("cancelled", error) or ("lost",).
         """
         (_, _, type, queue, payload, headers, retry_count, max_retry, timeout, deadline, nonce, task_id, due, *_rest) = row
         now = self._clock()
@@ -109,27 +132,39 @@ class Runner:
         job = Job(
             task_id or public_id(self._host.tag, row[0], nonce), type, queue, None, headers, retry_count, max_retry, timeout,
             deadline, definition.pattern, now, now - due if now > due else 0.0, self._report, self._host.store,
+            self._opener,
         )  # fmt: skip
         if deadline is not None and deadline <= now:
             return self._expire(job)
         job._definition = definition
         self.index = index
         self.job = job
+        self._row = row
         token = running.set(job)
+        chain = self._no_chain if definition._bare else self._chain
+        if definition.transaction_timeout is not None:
+            chain = self._transactional_chain
         try:
             self.interruptible = True
-            chain = self._no_chain if definition._bare else self._chain
             result = chain(job, lambda: self._call(definition, job, payload))
             self.interruptible = False
         except BaseException as error:
             self.interruptible = False
-            return self._failed(job, definition, error)
+            return ("settled",) if self._is_committed(job, error) else self._failed(job, definition, error)
         finally:
             self.interruptible = False
             shield.forget(self.thread_id)
             self.job = None
             running.reset(token)
-        if row[14] == 0 and retry_count == 0:  # no retention, no attempts to forget
+            if self._effects is not None:
+                self._effects.close()
+        has_steps = row[15]
+        if self._effects is not None:
+            effects, self._effects = self._effects, None
+            has_steps = effects.has_steps
+            if effects.is_settled:
+                return ("settled",)
+        if row[14] == 0 and retry_count == 0 and not has_steps:  # no retention, and neither attempts nor steps to forget
             return None
         return ("completed", now, self._clock() - now, *self._encode(job, result))
 
@@ -153,6 +188,8 @@ class Runner:
         return result
 
     def _report(self, kind: str, value: Any) -> None:
+        if self._effects is not None:  # the job's own transaction may be what completes it
+            setattr(self._effects, kind, value)
         self._host.send(("report", self.index, kind, value))
 
     @staticmethod
@@ -163,14 +200,65 @@ class Runner:
             logs.result_not_kept(job.pattern, job.id, job.queue, note)
         return text, note
 
+    # --- what a job writes to the queue's own file --------------------------------------------------------------------
+
+    def _open_effects(self, job: Job) -> Effects:
+        """Return what stores the running job's steps and holds its transaction; made for the few jobs that ask for it."""
+        if job is not self.job:
+            raise FireforgetError(f"the run of job {job.id} is over: its connection and its steps are for its handler alone")
+        if self._effects is None:
+            definition = self._host.definition(job.type)
+            limit = None if definition is None else definition.transaction_timeout
+            mark = Unmarked() if self._mark is None else self._mark
+            self._effects = Effects(self._host.database(), self._row, self._host.worker, self._clock, limit, mark)
+        return self._effects
+
+    def _with_commit(self, chain: Sequence[middleware.Middleware]) -> list[middleware.Middleware]:
+        """Return the chain of transactional handlers: the commit comes inside of what is built in, so that a commit that fails
+        is logged and counted as the failure that it is, and outside of the application's own, which may fail the run.
+        """
+        at = max((place for place, each in enumerate(chain, 1) if each in middleware.DEFAULT_CHAIN), default=0)
+        return [*chain[:at], self._commit, *chain[at:]]
+
+    def _commit(self, job: Job, call_next: middleware.CallNext) -> Any:
+        """Middleware of our own: commit what a transactional handler has written, together with its job's completion.
+
+        One that has not used its connection has nothing to commit, and is settled like any other.
+        """
+        effects = self._open_effects(job)
+        token = transaction.set(effects)
+        try:
+            result = call_next()
+            if effects.has_begun:
+                text, note = self._encode(job, result)
+                self.interruptible = False  # it is done or not done by the commit alone, and not timed out in between
+                effects.complete(job.started_at, text, note)
+        except BaseException:
+            effects.rollback()
+            raise
+        finally:
+            transaction.reset(token)
+        return result
+
+    def _is_committed(self, job: Job, error: BaseException) -> bool:
+        """Return whether a run that raises is settled all the same, since its transaction was committed before; else undo it."""
+        effects, self._effects = self._effects, None
+        if effects is None:
+            return False
+        effects.close()
+        if effects.is_settled:
+            fields = {"task_type": job.pattern, "task_id": job.id, "queue": job.queue, "error": middleware.describe(error)}
+            logs.event(logging.ERROR, "an error came after the transaction was committed: the job is done", **fields)
+        return effects.is_settled
+
     # --- failures -----------------------------------------------------------------------------------------------------
 
     def _failed(self, job: Job, definition: Definition[Any, Any], error: BaseException) -> Outcome:
         duration = self._clock() - job.started_at
         if isinstance(error, RetryLater):
             return ("later", _seconds_of(error, job.retry_count), _text_of(error))
-        if isinstance(error, RevokeTask):
-            return ("revoked",)
+        if isinstance(error, RevokeTask | ClaimLost):
+            return ("revoked",) if isinstance(error, RevokeTask) else ("lost",)
         if isinstance(error, JobCancelled):
             return ("cancelled", _shorten(middleware.describe(error)))
         text, trace = _shorten(_text_of(error)), _traceback_of(error)
@@ -203,10 +291,23 @@ class Runner:
 class Child:
     """The process; `serve` returns when the supervisor has closed the channel."""
 
-    def __init__(self, registry: Registry, settings: Settings, slot: Slot, channel: Channel, tag: str, path: str) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        settings: Settings,
+        slot: Slot,
+        channel: Channel,
+        tag: str,
+        path: str,
+        identity: tuple[int, int] | None,
+        worker: int,
+    ) -> None:
         self.registry = registry
         self.tag = tag
+        self.worker = worker
         self._path = path
+        self._identity = identity
+        self._database: Database | None = None
         self._settings = settings
         self._slot = slot
         self._channel = channel
@@ -230,6 +331,13 @@ class Child:
                 definition = hooks.definition(self.registry, self.tag) if type == HOOK else self.registry.match(type)
             self._definitions[type] = definition
             return definition
+
+    def database(self) -> Database:
+        """Return the queue's file, opened for the first job that needs it; most never do."""
+        with shield, self._opening:
+            if self._database is None:
+                self._database = HandlersDatabase(self._path, self._identity)
+            return self._database
 
     def send(self, message: Any) -> None:
         """Send a message; safe between threads."""
@@ -291,7 +399,7 @@ class _InTurn:
         self._slot = slot
         self._cell = slot.cells[0]
         self._loop: asyncio.Runner | None = None
-        self._runner = Runner(child, self._run_async)
+        self._runner = Runner(child, self._run_async, mark=LockMark(slot, self._cell))
 
     def take(self, first: int, rows: list[tuple[Any, ...]]) -> None:
         """Run a frame, up to where the board allows."""
@@ -375,7 +483,7 @@ class _AtOnce:
             self._ready.notify(len(rows))
 
     def _work(self, cell: Cell) -> None:
-        runner = Runner(self._child, self._run_async)
+        runner = Runner(self._child, self._run_async, mark=LockMark(self._slot, cell))
         with self._ready:
             self._cells[runner] = cell
         while (item := self._next(cell)) is not None:
@@ -504,6 +612,8 @@ def interruption_of(reason: int, job: Job | None) -> Interruption:
         return JobCancelled(CANCELLED)
     if reason == Reason.DEADLINE:
         return JobTimeout(DEADLINE_PASSED)
+    if reason == Reason.TRANSACTION:
+        return JobTimeout(open_for_too_long(None if job is None else job._effects().limit))
     return JobTimeout(timed_out_after(job.timeout if job else None))
 
 
@@ -523,7 +633,8 @@ def flush_submissions() -> None:
 def child_main(registry: Registry, settings: Settings, board: Board) -> Callable[[socket.socket, int], None]:
     """Return what a freshly forked child does with its end of the channel and the number of its slot.
 
-    The supervisor's first message is the tag of the database's ids and the path of the file.
+    The supervisor's first message is the tag of the database's ids, the path of the file, what tells it from any other, and
+    the worker's number.
     """
 
     def main(connection: socket.socket, slot_number: int) -> None:

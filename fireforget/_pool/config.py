@@ -14,6 +14,8 @@ DEFAULT_METRICS_INTERVAL = 15.0
 DEFAULT_SHUTDOWN_TIMEOUT = 30.0
 KILL_GRACE = 1.0
 """Seconds between the soft interruption of a handler and the end of its process."""
+TRANSACTION_GRACE = 0.25
+"""The same where its transaction was open for too long: everybody else waits for it."""
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class Crew:
         enforcer: Enforcer,
         samples: metrics.Samples,
         poll: "select.poll",
-        greeting: tuple[str, str],
+        greeting: tuple[Any, ...],
     ) -> None:
         self._settings = settings
         self._board = board
@@ -249,12 +249,14 @@ class Crew:
             self._back_off(f"child {pid} could not start ({reason})")
 
     def _settle_dead(self, child: ChildHandle, pid: int, code: int) -> None:
-        """Charge a child's death to the job that caused it; the others go back as they were."""
+        """Charge a child's death to the job that caused it; the others go back as they were, but for what was settled before."""
         running = {index: began for index, _, began in child.slot.running()}
         killed_for = None if child.watched is None else child.watched.killed_for
         for index, row in child.jobs.items():
             if index not in running:
                 self.verdicts.put_back(row)
+            elif self.verdicts.settled_before_death(row):
+                continue
             elif self._killed_all:
                 self.verdicts.interrupted(row, "shutdown", running[index])
             elif killed_for is None:
@@ -380,6 +382,8 @@ class Crew:
             return
         for index, row in zip(ended, rows, strict=True):
             outcome = outcomes.pop(index, None)
+            if outcome is not None and outcome[0] == "settled":  # then no transaction follows that would claim the next ones
+                self.freed = True
             try:
                 self.verdicts.told(row, outcome)
             except Exception as error:  # whatever a child says of one job must not end the worker

@@ -2,7 +2,8 @@
 
 The supervisor's loop may wait for SQLite's lock for seconds, and a timeout must not wait with it. The enforcer reads on the board
 what runs since when, and knows each job's limits. At the limit it interrupts the handler softly: it names the job on the board
-and signals the child, which raises in the handler. `KILL_GRACE` later it kills the child.
+and signals the child, which raises in the handler. `KILL_GRACE` later it kills the child. It does the same to a handler whose
+transaction is open for longer than it may, since everybody else waits for that.
 
 It sleeps until the earliest moment at which something could be due, and without limit while nothing runs. `lock` guards
 `_watched`; it is never held over a system call that can block.
@@ -16,14 +17,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fireforget._pool.board import Reason, Slot
-from fireforget._pool.config import KILL_GRACE
+from fireforget._pool.config import KILL_GRACE, TRANSACTION_GRACE
 
 INTERRUPT_SIGNAL = getattr(signal, "SIGUSR2", 0)
 """Tells a child that the board names a job to be interrupted; handlers must not use it for themselves."""
 _LONGEST_PAUSE = 3600.0  # a timeout may be years, and a wait may not
 _LOOK_AT_DEADLINES = 1.0  # deadlines are wall time, which may jump
 
-_TIMEOUT, _DEADLINE = 8, 9  # positions in a claimed row
+_TYPE, _TIMEOUT, _DEADLINE = 2, 8, 9  # positions in a claimed row
 
 
 @dataclass
@@ -41,12 +42,17 @@ class Watched:
 
 
 class Enforcer:
-    """Watches the running jobs of a worker's children."""
+    """Watches the running jobs of a worker's children.
 
-    def __init__(self, signal_child: Callable[[int, int], None]) -> None:
+    `limits` returns for how many seconds the handler of a type may keep its transaction open, None where it has none; it is None
+    itself where no handler has one.
+    """
+
+    def __init__(self, signal_child: Callable[[int, int], None], limits: Callable[[str], float | None] | None) -> None:
         self.lock = threading.Lock()
         self._changed = threading.Condition(self.lock)
         self._signal_child = signal_child
+        self._limits = limits
         self._watched: dict[int, Watched] = {}
         self._wake_at = float("inf")
         self._stopping = False
@@ -77,7 +83,8 @@ class Enforcer:
         """Take jobs under watch that are about to be sent to a child."""
         soonest = min([row[_TIMEOUT] for row in jobs.values() if row[_TIMEOUT] is not None], default=float("inf"))
         deadline = min([row[_DEADLINE] for row in jobs.values() if row[_DEADLINE] is not None], default=None)
-        wake_at = time.monotonic() + min(soonest, _until(deadline))
+        limit = float("inf") if self._limits is None else min(map(self._limit_of, jobs.values()), default=float("inf"))
+        wake_at = time.monotonic() + min(soonest, _until(deadline), limit)
         with self._changed:
             child.jobs.update(jobs)
             if wake_at < self._wake_at:
@@ -101,22 +108,34 @@ class Enforcer:
         """Interrupt or kill what is due in one child; return when to look at it again, in monotonic seconds."""
         look_at = float("inf")
         running = {index: began for index, _, began in child.slot.running()}
+        holding = child.slot.holding()
         for index in [i for i in child.interrupted if i not in running]:
             del child.interrupted[index]
         for index, began in running.items():
             row = child.jobs.get(index)
             if row is not None:
-                look_at = min(look_at, self._check_job(child, index, began, row, now))
+                look_at = min(look_at, self._check_job(child, index, began, row, now, holding.get(index)))
         for index, row in child.jobs.items():
             if index not in running:
-                look_at = min(look_at, now + (row[_TIMEOUT] or float("inf")), now + _until(row[_DEADLINE]))
+                timeout = row[_TIMEOUT] or float("inf")
+                look_at = min(look_at, now + timeout, now + _until(row[_DEADLINE]), now + self._limit_of(row))
         return look_at
 
-    def _check_job(self, child: Watched, index: int, began: float, row: tuple[Any, ...], now: float) -> float:
+    def _limit_of(self, row: tuple[Any, ...]) -> float:
+        """Return for how many seconds a job may keep its transaction open; infinity where it has none."""
+        limit = None if self._limits is None else self._limits(row[_TYPE])
+        return float("inf") if limit is None else limit
+
+    def _check_job(
+        self, child: Watched, index: int, began: float, row: tuple[Any, ...], now: float, holds_since: float | None
+    ) -> float:
+        # A transaction that begins later than now is over its limit later than this.
+        let_go_at = self._limit_of(row) + (now if holds_since is None else holds_since)
         if index in child.interrupted:
             since, reason = child.interrupted[index]
-            if now < since + KILL_GRACE:
-                return since + KILL_GRACE
+            kill_at = min(since + KILL_GRACE, max(since, let_go_at) + TRANSACTION_GRACE)
+            if now < kill_at:
+                return kill_at
             if child.killed_for is None:
                 child.killed_for = (index, reason)
                 self._signal_child(child.pid, signal.SIGKILL)
@@ -129,10 +148,12 @@ class Enforcer:
             look_at = min(look_at, now + _until(row[_DEADLINE]))
             if now + left < ends_at:
                 ends_at, reason = now + left, Reason.DEADLINE
+        if let_go_at < ends_at:
+            ends_at, reason = let_go_at, Reason.TRANSACTION
         if now < ends_at:
-            return look_at
+            return min(look_at, let_go_at)
         self._interrupt(child, index, reason, now)
-        return now + KILL_GRACE
+        return now + TRANSACTION_GRACE
 
     def _interrupt(self, child: Watched, index: int, reason: Reason, now: float) -> None:
         if index not in child.interrupted and child.slot.interrupt(index, reason):

@@ -21,7 +21,7 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 from fireforget import _db, logs, metrics
 from fireforget._claims import HOOK, Claims
@@ -139,13 +139,23 @@ class Supervisor:
         self._clock = queue._clock
         self._poll = select.poll()
         self._notice = Notice(queue.path)
-        self._enforcer = Enforcer(self._helper.signal_child)
+        limits = [d.transaction_timeout for d in self._registry.definitions.values() if d.transaction_timeout is not None]
+        self._giving_way = self._board.wanting_the_lock if limits else nullcontext
+        self._claims.patience += max(limits, default=0.0)
+        self._enforcer = Enforcer(self._helper.signal_child, self._transaction_limit if limits else None)
         self._enforcer.start()
         self._crew = Crew(
-            settings, self._board, self._helper, self._enforcer, self._samples, self._poll, (queue._tag, queue.path)
+            settings,
+            self._board,
+            self._helper,
+            self._enforcer,
+            self._samples,
+            self._poll,
+            (queue._tag, queue.path, queue._database.identity, self._claims.worker),
         )
         worker = self._claims.worker
         self._verdicts = Verdicts(self._registry, self._samples, worker, queue._tag, self._clock, self._crew.ask_any)
+        self._verdicts.is_ours = self._claims.is_ours
         self._crew.verdicts = self._verdicts
         self._groups = Groups(self._registry, self._claims, queue, frozenset(settings.queues))
         self._schedules = Schedules(self._registry, self._claims, queue)
@@ -250,9 +260,9 @@ class Supervisor:
             self._crew.kill_all()
         if now < self._trouble_until:
             return
-        if self._bookkeeper is not None and (self._verdicts.settlement or self._crew.has_jobs or self._looks):
+        if self._bookkeeper is not None and (self._verdicts.settlement or self._crew.has_jobs or self._crew.freed or self._looks):
             self._bookkeeper.something_happened()
-        if self._verdicts.settlement or self._looks:
+        if self._verdicts.settlement or self._crew.freed or self._looks:
             self._trimmer.something_happened()
         try:
             self._look_around(now)
@@ -307,7 +317,7 @@ class Supervisor:
             self._end_burst()
             return
         wanted = sum(rooms.values())
-        with claims.transaction():
+        with self._giving_way(), claims.transaction():
             claims.check_schema()
             claims.begin_claiming()
             late = claims.settle(settlement) if settlement else 0
@@ -419,6 +429,10 @@ class Supervisor:
             own = own or self._schedules.builds(type)
             known = self._known_types[type] = own or self._registry.match(type) is not None
         return known
+
+    def _transaction_limit(self, type: str) -> float | None:
+        definition = self._registry.match(type)
+        return None if definition is None else definition.transaction_timeout
 
     # --- requests, and the end ----------------------------------------------------------------------------------------
 

@@ -4,18 +4,19 @@ A `Verdicts` collects into one `Settlement` until a transaction has committed it
 for log records and counts of runs whose own process could not make them any more.
 """
 
+import logging
 import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from fireforget import logs, metrics
-from fireforget._claims import HOOK, Settlement
+from fireforget._claims import HOOK, Fence, Settlement
 from fireforget._pool import hooks
 from fireforget._pool.board import Reason
 from fireforget._pool.tally import Tally
 from fireforget.clock import Clock
-from fireforget.errors import DEADLINE_PASSED, ChildDied, JobTimeout
+from fireforget.errors import DEADLINE_PASSED, ChildDied, JobTimeout, StoreError
 from fireforget.queue_sqlite import public_id
 from fireforget.registry import Registry
 from fireforget.retry import default_delay, delay_after, is_ours
@@ -35,6 +36,15 @@ _NEVER = float("inf")
 _N, _CLAIM, _TYPE, _QUEUE, _PAYLOAD, _RETRY_COUNT, _MAX_RETRY, _TIMEOUT, _NONCE, _TASK_ID, _DUE, _RETENTION = (
     0, 1, 2, 3, 4, 6, 7, 8, 10, 11, 12, 14
 )  # fmt: skip
+
+
+def open_for_too_long(limit: float | None) -> str:
+    """Return the error of a job whose transaction was open for longer than it may."""
+    seconds = "" if limit is None else f" than {limit:g} s"
+    return (
+        f"its transaction was open for longer{seconds}, and nobody else can write meanwhile: do the slow part before the first "
+        "use of current_job().connection, or raise transaction_timeout"
+    )
 
 
 def timed_out_after(seconds: float | None) -> str:
@@ -65,6 +75,8 @@ class Verdicts:
         self._unasked: dict[int, Any] = {}
         """Questions that no child was there for."""
         self._next_token = 0
+        self.is_ours: Callable[[Fence], bool] = lambda _: True
+        """Returns whether a job is still in the worker's hands, from the database; raises `StoreError`s."""
         self.settlement = Settlement()
         self.tally = Tally()
         self.next_due = _NEVER
@@ -133,6 +145,13 @@ class Verdicts:
             self.settlement.removed.append(self.fence(row))
             self.settlement.forgotten.append((row[_N],))
 
+    def _settled(self, row: Row) -> None:
+        """The job's own transaction has settled it."""
+
+    def _lost(self, row: Row) -> None:
+        """The job was given to another worker while it ran: what it has written is undone, and its outcome means nothing."""
+        self._samples.count("fireforget_results_discarded_total", ())
+
     def _retry(self, row: Row, began: float, duration: float, delay: float, error: str, trace: str | None) -> None:
         now = self._clock()
         self.tally.count_failed(row)
@@ -196,8 +215,39 @@ class Verdicts:
             self._cancelled(row, CANCELLED)
         elif reason == Reason.DEADLINE:
             self._archive_killed(row, DEADLINE_PASSED, self._run_since(began))
+        elif reason == Reason.TRANSACTION:
+            definition = self._registry.match(row[_TYPE])
+            limit = None if definition is None else definition.transaction_timeout
+            self._fail_killed(row, open_for_too_long(limit), began, timed_out=True)
         else:
             self._fail_killed(row, timed_out_after(row[_TIMEOUT]), began, timed_out=True)
+
+    def settled_before_death(self, row: Row) -> bool:
+        """Return whether a job whose process has died while it ran is settled already; its own transaction may have done that.
+
+        Then it is counted here as the success that it is. Where the store cannot tell, the job is put back with no attempt
+        charged; should it be settled after all, that finds no row.
+        """
+        definition = self._registry.match(row[_TYPE])
+        if definition is None or definition.transaction_timeout is None:
+            return False
+        try:
+            if self.is_ours(self.fence(row)):
+                return False
+        except StoreError:
+            self.put_back(row)
+            return True
+        self.count_success(row)
+        pattern, job_id, queue, retry_count = self._names(row)
+        logs.event(
+            logging.INFO,
+            "the transaction of a job whose process has died was committed: it is done",
+            task_type=pattern,
+            task_id=job_id,
+            queue=queue,
+            retry_count=retry_count,
+        )
+        return True
 
     def died_with_its_child(self, row: Row, pid: int, code: int, began: float) -> None:
         """The job's process ended under it; `code` as `os.waitstatus_to_exitcode` gives it."""

@@ -46,6 +46,7 @@ from fireforget import (
     _cli_tasks,
     app,
     cli,
+    current_job,
     errors,
     inspector,
     logs,
@@ -343,7 +344,7 @@ def test_every_attribute_in_a_document_exists(document: Path) -> None:
 
 def parameters() -> set[str]:
     """Return every name that some public call takes, and every option."""
-    names = {*task._CHECKS, "retry_delay", "run_timeout"}
+    names = {*task._CHECKS, *OF_A_HANDLER_ALONE, "run_timeout"}
     public = [(fireforget, name) for name in fireforget.__all__] + [(testing, name) for name in testing.__all__]
     public += [(patterns, "configure"), (registry_module, "Definition")]
     for home, name in public:
@@ -482,12 +483,17 @@ def test_the_readme_has_the_defaults_of_the_worker() -> None:
             assert documented[name] == (f"{default:g}" if isinstance(default, int | float) else str(default)), name
 
 
+OF_A_HANDLER_ALONE = {
+    name for name, parameter in inspect.signature(Registry.task).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY
+}
+"""Options of `Registry.task` that a task does not have."""
+
+
 def test_the_readme_has_every_option_and_no_others() -> None:
     """The table is the code's, both ways, and says which options a handler may have."""
     rows = table(README, "option")
-    of_handlers = {"retry_delay", *registry_module.Reactions._fields}
-    assert {code(row[0]) for row in rows} == {*task._CHECKS, *of_handlers}
-    assert {code(row[0]) for row in rows if row[3] == "yes"} == {*task.HANDLER_OPTIONS, *of_handlers}
+    assert {code(row[0]) for row in rows} == {*task._CHECKS, *OF_A_HANDLER_ALONE}
+    assert {code(row[0]) for row in rows if row[3] == "yes"} == {*task.HANDLER_OPTIONS, *OF_A_HANDLER_ALONE}
     assert {row[3] for row in rows} == {"yes", "no"}
 
 
@@ -622,7 +628,11 @@ def test_the_reference_has_every_public_name_and_no_others() -> None:
         ("member", Task, set()),
         ("member of a queue", SqliteQueue, set()),
         ("member of a registry", Registry, set()),
-        ("member of a definition", Definition, {"definition", "pattern", "function", "options", "retry_delay", "is_async"}),
+        (
+            "member of a definition",
+            Definition,
+            {"definition", "pattern", "function", "options", "retry_delay", "transaction_timeout", "is_async"},
+        ),
         ("member of a job", Job, set()),
         ("member of a worker", Worker, set()),
         ("member of an inspector", Inspector, set()),
@@ -786,6 +796,7 @@ def test_the_reference_of_the_commands_has_the_shape_of_their_json(  # noqa: PLR
 
     @registry.task("fails")
     def fails() -> None:
+        current_job().step("first", int)
         raise errors.SkipRetry("no")
 
     with SqliteQueue(path) as queue:
@@ -823,8 +834,9 @@ def test_the_reference_of_the_commands_has_the_shape_of_their_json(  # noqa: PLR
     assert listed.keys() == {"tasks", "after"} and listed["after"] is None
     assert all(job.keys() == members["job"] for job in listed["tasks"])
     shown = answer("task", "show", failed.id)
-    assert shown.keys() == members["job"] | {"attempts"}
+    assert shown.keys() == members["job"] | {"attempts", "steps"}
     assert [attempt.keys() for attempt in shown["attempts"]] == [members["attempt"]]
+    assert [step.keys() for step in shown["steps"]] == [members["step"]]
     assert len(answer("task", "show", failed.id, "mine")) == 2
     examined = answer("doctor")
     assert examined.keys() == {"healthy", "findings"}

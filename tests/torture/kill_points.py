@@ -10,7 +10,7 @@ import signal
 import threading
 from contextlib import contextmanager
 
-from fireforget import _claims, _db, queue_sqlite
+from fireforget import _claims, _db, _effects, queue_sqlite
 from fireforget._pool import child
 
 PROBABILITY = float(os.environ.get("STORM_PROBABILITY", "0"))
@@ -95,3 +95,30 @@ def _arm_runs() -> None:
         return outcome
 
     child.Runner.run = deadly_run
+
+
+def arm_effects() -> None:
+    """Put points around the transactions of handlers and steps, and between a commit and the message that tells of it."""
+    begin, end = _effects.Effects._begin, _effects.Effects._end
+    finish_job = child.Child.finish_job
+
+    def deadly_begin(self):
+        maybe_die("before a handler's BEGIN")
+        connection = begin(self)
+        maybe_die("after a handler's BEGIN")
+        return connection
+
+    def deadly_end(self, *, commits, settles=False):
+        what = "COMMIT" if commits else "ROLLBACK"
+        maybe_die(f"before a handler's {what}", 4)
+        end(self, commits=commits, settles=settles)
+        maybe_die(f"after a handler's {what}", 4)
+
+    def deadly_finish(self, index, outcome, always):
+        if outcome is not None and outcome[0] == "settled":
+            maybe_die("between a handler's commit and its message", 4)
+        finish_job(self, index, outcome, always)
+
+    _effects.Effects._begin = deadly_begin
+    _effects.Effects._end = deadly_end
+    child.Child.finish_job = deadly_finish

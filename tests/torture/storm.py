@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -35,6 +36,9 @@ jobs of about 2 ms, with two children."""
 
 class Storm:
     """One storm in a folder of its own."""
+
+    app = "storm_app:registry"
+    producer = "storm_producer.py"
 
     def __init__(self, folder: Path, seconds: float, seed: int, *, workers: int = 2, producers: int = 2) -> None:
         self.folder = folder
@@ -48,6 +52,9 @@ class Storm:
         self.running: dict[str, list[subprocess.Popen[bytes]]] = {"worker": [], "producer": []}
         self.log = (folder / "worker.log").open("ab")
         self.kills: collections.Counter[str] = collections.Counter()
+
+    def open(self) -> None:
+        """Make what has to be there before the first process starts."""
 
     def environment(self, probability: float) -> dict[str, str]:
         """Return the environment of a process of the storm."""
@@ -63,10 +70,10 @@ class Storm:
     def command(self, kind: str) -> list[str]:
         """Return the command of a producer or worker."""
         if kind == "producer":
-            return [sys.executable, str(HERE / "storm_producer.py"), str(os.getpid())]
+            return [sys.executable, str(HERE / self.producer), str(os.getpid())]
         threads = self.random.choice(("1", "1", "3"))
         flags = ["--db", str(self.database), "--concurrency", "2", "--threads", threads, "--log-level", "warning"]
-        return [sys.executable, "-m", "fireforget.worker", "storm_app:registry", *flags]
+        return [sys.executable, "-m", "fireforget.worker", self.app, *flags]
 
     def start(self, kind: str) -> None:
         """Start one more process of a kind, in a session of its own."""
@@ -194,9 +201,10 @@ def children_of(pid: int | None) -> list[int]:
         return []
 
 
-def weather(seconds: float, seed: int, folder: Path) -> dict[str, object]:
+def weather(seconds: float, seed: int, folder: Path, kind: type[Storm] = Storm) -> dict[str, object]:
     """Let a storm rage, drain what it leaves, and return its figures."""
-    storm = Storm(folder, seconds, seed)
+    storm = kind(folder, seconds, seed)
+    storm.open()
     storm.rage()
     storm.drain()
     figures = storm.judge()
@@ -205,9 +213,9 @@ def weather(seconds: float, seed: int, folder: Path) -> dict[str, object]:
     return figures
 
 
-def main() -> int:
-    """Run storms until the time is over; print their figures, and exit 1 at the first violation."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main(kinds: Sequence[type[Storm]], description: str) -> int:
+    """Run storms of these kinds in turn until the time is over; print their figures, and exit 1 at the first violation."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--each", type=float, default=60, help="seconds of one storm; a new file for each")
     parser.add_argument("--seed", type=int, default=int(time.time()))
@@ -216,8 +224,9 @@ def main() -> int:
     seed = arguments.seed
     while time.monotonic() < end:
         folder = Path(tempfile.mkdtemp(prefix="storm-"))
-        figures = weather(min(arguments.each, max(5.0, end - time.monotonic())), seed, folder)
-        print(json.dumps(figures), flush=True)
+        kind = kinds[seed % len(kinds)]
+        figures = weather(min(arguments.each, max(5.0, end - time.monotonic())), seed, folder, kind)
+        print(json.dumps({"storm": kind.__name__, **figures}), flush=True)
         if figures["violations"]:
             print(f"the folder of the storm is {folder}", file=sys.stderr)
             return 1
@@ -227,4 +236,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import bank
+
+    sys.exit(main([Storm, bank.Bank], __doc__ or ""))

@@ -7,12 +7,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the processes of the storm find each other there as well
 
+import bank
 import storm
 
 
-def judged(tmp_path, seconds, seed):
+def judged(tmp_path, seconds, seed, kind=storm.Storm):
     """Let a storm rage and return its figures, with what they are made of shown when the test fails."""
-    figures = storm.weather(seconds, seed, tmp_path)
+    figures = storm.weather(seconds, seed, tmp_path, kind)
     print(figures)
     return figures
 
@@ -28,11 +29,44 @@ def test_a_storm_of_kills_loses_nothing_and_runs_nothing_twice_at_once(tmp_path)
     assert figures["kills"] > 30
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes of a worker in /proc")
+def test_a_storm_over_the_bank_leaves_every_cent_where_it_belongs(tmp_path):
+    """Transfers by transactional handlers, and jobs of several steps, under the same kills and some between BEGIN and the message
+    after COMMIT: each transfer happened exactly once, the accounts add up, and no stored step was called again.
+    """
+    figures = judged(tmp_path, 5, seed=7, kind=bank.Bank)
+    assert figures["violations"] == []
+    assert figures["transfers"] > 100
+    assert figures["kills"] > 10
+
+
 @pytest.mark.torture
+@pytest.mark.parametrize("kind", [storm.Storm, bank.Bank])
 @pytest.mark.parametrize("seed", range(100, 110))
-def test_a_long_storm(tmp_path, seed):
+def test_a_long_storm(tmp_path, seed, kind):
     """A minute of it, with other dice each time."""
-    assert judged(tmp_path, 60, seed)["violations"] == []
+    assert judged(tmp_path, 60, seed, kind)["violations"] == []
+
+
+def test_the_judge_of_the_bank_finds_what_it_looks_for(tmp_path):
+    """A transfer that happened twice, one that never did, a wrong account, and a step that was called again do not pass."""
+    import sqlite3
+
+    calm = bank.Bank(tmp_path, 0, 0)
+    calm.open()
+    calm.ledger.write_text("accepted lost transfer\naccepted twice transfer\nstored p fetch\ncalled p fetch\n")
+    with sqlite3.connect(calm.database) as connection:
+        connection.executemany("INSERT INTO transfer VALUES ('twice', 0, 1, 5)", [()] * 2)
+        connection.execute("UPDATE account SET cents = cents - 5 WHERE number = 0")
+    connection.close()
+    violations = "\n".join(calm.judge()["violations"])
+    calm.log.close()
+    assert "a transfer never happened: lost" in violations
+    assert "a transfer happened 2 times: twice" in violations
+    assert "account 1 has 1000000 and should have 1000010" in violations
+    assert "the accounts add up to 9999995" in violations
+    assert "a step was called again: p fetch" in violations
+    assert "1 receipts are missing and 0 are archived" in violations
 
 
 def test_the_judge_finds_what_it_looks_for(tmp_path):

@@ -78,7 +78,7 @@ def add_task(commands: Commands) -> None:
         task,
         "show",
         _show,
-        "print jobs, each with payload, result and attempts",
+        "print jobs, each with payload, result, steps and attempts",
         "task show 3f1c-12-0badcafe\ntask show --state archived --newer-than 1h --limit 3",
     )
     show.add_argument("ids", metavar="ID", nargs="*", help="jobs; or choose them with the flags below")

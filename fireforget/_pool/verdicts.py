@@ -147,6 +147,7 @@ class Verdicts:
 
     def _settled(self, row: Row) -> None:
         """The job's own transaction has settled it."""
+        self.tally.count((row,))
 
     def _lost(self, row: Row) -> None:
         """The job was given to another worker while it ran: what it has written is undone, and its outcome means nothing."""
@@ -237,6 +238,7 @@ class Verdicts:
         except StoreError:
             self.put_back(row)
             return True
+        self.tally.count((row,))
         self.count_success(row)
         pattern, job_id, queue, retry_count = self._names(row)
         logs.event(

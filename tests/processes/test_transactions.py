@@ -133,7 +133,7 @@ def test_a_child_that_is_killed_anywhere_leaves_the_effect_exactly_once(site, pl
     before = successes(site, "pay")
     info = site.result("pay", {"to": "ada", "dies": place})
     assert (info.state, info.result) == ("completed", 1)
-    assert site.notes() == [f"dies {place}"]
+    site.eventually(lambda: site.notes() == [f"dies {place}"])  # after the commit, which is what the result has waited for
     assert info.retry_count == (0 if place == "after the commit" else 1)
     assert payments(site) == [("ada", 1)]
     receipts = [job for job in Inspector(site.queue).tasks("scheduled") if job.type == "receipt"]
@@ -147,12 +147,14 @@ def test_a_child_that_is_killed_anywhere_leaves_the_effect_exactly_once(site, pl
 def test_transactional_jobs_are_counted_and_logged_once_and_follow_each_other(site):
     """Each by its own transaction; nothing is settled twice, and an idle child gets the next one at once."""
     before = successes(site, "pay")
+    day_before = Inspector(site.queue).queue_stats("default").processed_today
     jobs = [job.id for job in site.queue.enqueue_many([Task("pay", {"to": "bob", "cents": n}) for n in range(40)], retention=60)]
     for job in jobs:
         site.finished(job)
     assert payments(site) == [("bob", n) for n in range(40)]
     site.eventually(lambda: successes(site, "pay") == before + 40)
     assert [len(site.one.said("task processed", task_id=job)) for job in jobs] == [1] * 40
+    site.eventually(lambda: Inspector(site.queue).queue_stats("default").processed_today >= day_before + 40)
     assert not re.search(r"results_discarded_total [1-9]", site.metrics.read_text())
     for job in Inspector(site.queue).tasks("scheduled"):
         Inspector(site.queue).delete(job.id)

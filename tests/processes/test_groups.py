@@ -41,9 +41,9 @@ def test_a_group_becomes_one_task_when_nothing_more_comes(site):
     worker = site.worker("--concurrency", 1)
     site.eventually(site.notes)
     assert site.notes() == ["mail:anna a b c"]
+    site.eventually(lambda: site.sql("SELECT count(*) FROM fireforget_jobs WHERE state = 'aggregating'") == [(0,)])
     done = site.finished(f"digest-{jobs[0].id}")
     assert (done.state, done.queue, done.result) == ("completed", "low", 3)
-    assert site.sql("SELECT count(*) FROM fireforget_jobs WHERE state = 'aggregating'") == [(0,)]
     assert worker.stop() == 0
 
 

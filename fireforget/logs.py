@@ -29,6 +29,10 @@ FIELDS = (
     "seconds",
     "dropped",
     "schedule",
+    "action",
+    "remote",
+    "filter",
+    "changed",
 )
 """The fields that records of fireforget may carry, in the order in which they are printed."""
 

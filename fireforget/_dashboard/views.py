@@ -18,7 +18,7 @@ from fireforget._cli_parser import a_duration
 from fireforget._dashboard import processes, shown
 from fireforget._dashboard.web import Answer, Request, bad
 from fireforget._doctor import STALLED_SECONDS
-from fireforget.inspector import Inspector, WorkerInfo
+from fireforget.inspector import ARCHIVABLE, CANCELLABLE, DELETABLE, RUNNABLE, UPDATABLE, Inspector, WorkerInfo
 from fireforget.queue_sqlite import SqliteQueue
 from fireforget.task import State, TaskInfo
 
@@ -34,6 +34,8 @@ _IN_HANDS = 100  # jobs of one worker
 _MOST_TIMES = 100
 _MOST_GROUPS = 1000
 
+_MAY = {"run": RUNNABLE, "archive": ARCHIVABLE, "cancel": CANCELLABLE, "delete": DELETABLE, "update": UPDATABLE}
+"""What may be done to a job in which state."""
 FILTERS = ("queue", "type", "error", "group")
 """Filters that are plain text; `state`, `older_than` and `payload` are read."""
 
@@ -107,7 +109,13 @@ class Views:
     def __init__(self, queue: SqliteQueue, *, read_only: bool, protected: bool) -> None:
         self.queue = queue
         self.inspector = Inspector(queue)
-        self._about = {"version": __version__, "file": queue.path, "read_only": read_only, "protected": protected}
+        self._about = {
+            "version": __version__,
+            "file": queue.path,
+            "read_only": read_only,
+            "protected": protected,
+            "may": {action: sorted(states) for action, states in _MAY.items()},
+        }
         self._samples: deque[list[float | None]] = deque(maxlen=_MOST_SAMPLES)
         self.shared = Shared(self._read)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable
 from functools import cache
 from http import HTTPStatus
@@ -131,15 +132,13 @@ class Application:
         if request.method != "POST":
             self._guard.check_site(request)
             self._guard.check_token(request)
-            return _made(self._reads[name](request))
+            began = time.monotonic()
+            value = self._reads[name](request)
+            return value if isinstance(value, Answer) else json_answer({"seconds": round(time.monotonic() - began, 4), **value})
         self._guard.check_action(request)
         self._guard.check_token(request)
         self._guard.check_writable()
-        return _made(self._actions[name](request))
-
-
-def _made(value: Any) -> Answer:
-    return value if isinstance(value, Answer) else json_answer(value)
+        return json_answer(self._actions[name](request))
 
 
 def _check_method(request: Request, *allowed: str) -> None:

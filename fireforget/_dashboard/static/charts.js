@@ -22,7 +22,7 @@ export function lines({ title, series, from, to, gap, unit = (value) => compact(
     const of = one.points.map(([, value]) => value);
     return of.length ? `${one.name}: now ${unit(of[of.length - 1])}, highest ${unit(Math.max(...of))}` : `${one.name}: nothing yet`;
   });
-  return figure(title, told, series, paths, unit(top), [`${Math.round((to - from) / 60)} min ago`, "now"], values.length > 1);
+  return figure(title, told, series, paths, unit(top), [`${Math.round((to - from) / 60)} min ago`, "now"], shown.some((one) => one.points.length > 1));
 }
 
 export function bars({ title, points, unit }) {

@@ -8,7 +8,7 @@ export const compact = (value) => (value < 10000 ? numbers.format(Math.round(val
 export const plural = (value, noun = "job") => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
 
 export function duration(seconds) {
-  if (seconds < 0.0005) return "0 s";
+  if (seconds < 0.0005) return seconds > 0 ? "< 1 ms" : "0 s";
   if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 10) return `${Math.round(seconds * 10) / 10} s`;
   const whole = Math.round(seconds);

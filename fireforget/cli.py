@@ -4,8 +4,8 @@ Exit codes: 0 done, 1 said no (no such job or queue, a state that does not allow
 not start; the latter two with one line on standard error.
 
 The commands stand in `_cli_stats`, `_cli_queues`, `_cli_tasks`, `_cli_changes`, `_cli_groups`, `_cli_workers`, `_cli_cron`,
-`_cli_file`, `_cli_dashboard` and `_cli_completion`; what they share in `_cli_common`, how they read in `_cli_parser`, how they print in
-`_cli_output`. Another one is a file that adds itself to `parser` below.
+`_cli_file`, `_cli_dashboard` and `_cli_completion`; what they share in `_cli_common`, how they read in `_cli_parser`, how they
+print in `_cli_output`. Another one is a file that adds itself to `parser` below.
 """
 
 import argparse

@@ -32,6 +32,7 @@ FIELDS = (
     "action",
     "remote",
     "filter",
+    "change",
     "changed",
 )
 """The fields that records of fireforget may carry, in the order in which they are printed."""

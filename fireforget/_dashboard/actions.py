@@ -12,14 +12,14 @@ from typing import Any
 
 from fireforget._cli_common import an_instant
 from fireforget._cli_parser import a_duration
-from fireforget._dashboard.views import Views, filters_of, state_of
+from fireforget._dashboard.views import AGES, FILTERS, Views, filters_of, state_of
 from fireforget._dashboard.web import Request, bad, refusal_of
 from fireforget.errors import FireforgetError
 
 _log = logging.getLogger("fireforget.dashboard")
 _MOST_IDS = 1000
-_JOB_ACTIONS = ("run", "archive", "cancel", "delete")
-_CONFIRMED = ("archive", "cancel", "delete")
+_JOB_ACTIONS = ("run", "archive", "cancel", "delete", "update")
+_CONFIRMED = ("archive", "cancel", "delete", "update")
 
 
 class Actions:
@@ -30,66 +30,50 @@ class Actions:
         self._inspector = views.inspector
 
     def jobs(self, request: Request) -> dict[str, Any]:
-        """Run, archive, cancel or delete: the jobs of `ids`, or all that match `filter`."""
+        """Run, archive, cancel, delete or change: the jobs of `ids`, or all that match `filter`."""
         asked = request.json()
         action = _choice(asked, "action", _JOB_ACTIONS)
         if ("ids" in asked) == ("filter" in asked):
             raise bad("give either ids or filter")
+        changes = _changes_of(asked.get("changes")) if action == "update" else {}
         if "ids" in asked:
-            return self._each(request, action, _ids_of(asked))
-        return self._all(request, action, asked)
+            return self._each(request, action, _ids_of(asked), changes)
+        return self._all(request, action, asked, changes)
 
-    def _each(self, request: Request, action: str, ids: list[str]) -> dict[str, Any]:
-        operation: Callable[[str], Any] = getattr(self._inspector, action)
+    def _each(self, request: Request, action: str, ids: list[str], changes: dict[str, Any]) -> dict[str, Any]:
+        operation: Callable[..., Any] = getattr(self._inspector, action)
+        about = _about(changes)
         changed, refused = [], []
         with self._changing():
             for job_id in ids:
                 try:
-                    info = operation(job_id)
+                    info = operation(job_id, **changes)
                 except FireforgetError as error:
                     refusal = refusal_of(error)
                     assert refusal is not None
                     refused.append({"id": job_id, "code": refusal.code, "message": refusal.message})
-                    self._note(request, action, task_id=job_id, error=str(error))
+                    self._note(request, action, task_id=job_id, **about, error=str(error))
                 else:
                     changed.append({"id": job_id, "state": None if info is None else info.state.value})
-                    self._note(request, action, task_id=job_id)
+                    self._note(request, action, task_id=job_id, **about)
         return {"changed": changed, "refused": refused}
 
-    def _all(self, request: Request, action: str, asked: dict[str, Any]) -> dict[str, Any]:
+    def _all(self, request: Request, action: str, asked: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         wanted = asked["filter"]
         if not isinstance(wanted, dict):
             raise bad('filter is an object, such as {"state": "archived"}')
-        unknown = wanted.keys() - {"state", "queue", "type", "error", "group", "older_than", "payload"}
+        unknown = wanted.keys() - {"state", "payload", *FILTERS, *AGES}
         if unknown:
             raise bad(f"there is no filter {min(unknown)!r}")
         state = state_of(wanted.get("state"))
         filters = filters_of(wanted)
-        if action in _CONFIRMED:
-            _check_confirmed(asked)
-        shown = json.dumps(wanted, ensure_ascii=False)
-        with self._changing():
-            try:
-                count = getattr(self._inspector, f"{action}_all")(state, **filters)
-            except FireforgetError as error:
-                self._note(request, f"{action} all", filter=shown, error=str(error))
-                raise
-        self._note(request, f"{action} all", filter=shown, changed=count)
+        if action in _CONFIRMED and asked.get("confirm") is not True:
+            raise bad('this changes many: say "confirm": true')
+        about = {"filter": json.dumps(wanted, ensure_ascii=False), **_about(changes)}
+        operation: Callable[..., int] = getattr(self._inspector, f"{action}_all")
+        arguments = (state, changes) if action == "update" else (state,)
+        count = self._do(request, f"{action} all", lambda: operation(*arguments, **filters), counted=True, **about)
         return {"count": count}
-
-    def update(self, request: Request) -> dict[str, Any]:
-        """Change a job: payload, queue, priority, when it is due, deadline."""
-        asked = request.json()
-        job_id = _text(asked, "id")
-        changes = _changes_of(asked.get("changes"))
-        with self._changing():
-            try:
-                info = self._inspector.update(job_id, **changes)
-            except FireforgetError as error:
-                self._note(request, "update", task_id=job_id, error=str(error))
-                raise
-        self._note(request, "update", task_id=job_id, filter=", ".join(sorted(changes)))
-        return {"id": info.id, "state": info.state.value}
 
     def queues(self, request: Request) -> dict[str, Any]:
         """Pause, resume or delete a queue."""
@@ -98,10 +82,12 @@ class Actions:
         name = _text(asked, "queue")
         if action == "delete":
             force = asked.get("force") is True
-            if force:
-                _check_confirmed(asked)
+            if force and asked.get("confirm") is not True:
+                raise bad('its jobs are deleted too: say "confirm": true')
             return {
-                "count": self._do(request, "delete queue", lambda: self._inspector.delete_queue(name, force=force), queue=name)
+                "count": self._do(
+                    request, "delete queue", lambda: self._inspector.delete_queue(name, force=force), counted=True, queue=name
+                )
             }
         operation = self._inspector.pause_queue if action == "pause" else self._inspector.resume_queue
         return {"changed": self._do(request, f"{action} queue", lambda: operation(name), queue=name)}
@@ -115,14 +101,14 @@ class Actions:
         changed = self._do(request, f"{action} schedule", lambda: operation(name), schedule=name)
         return {"changed": changed is not False}
 
-    def _do(self, request: Request, action: str, operation: Callable[[], Any], **about: str) -> Any:
+    def _do(self, request: Request, action: str, operation: Callable[[], Any], *, counted: bool = False, **about: str) -> Any:
         with self._changing():
             try:
                 done = operation()
             except FireforgetError as error:
                 self._note(request, action, **about, error=str(error))
                 raise
-        self._note(request, action, **about)
+        self._note(request, action, **about, **({"changed": done} if counted else {}))
         return done
 
     @contextmanager
@@ -162,9 +148,9 @@ def _ids_of(asked: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
-def _check_confirmed(asked: dict[str, Any]) -> None:
-    if asked.get("confirm") is not True:
-        raise bad('this destroys many: say "confirm": true')
+def _about(changes: dict[str, Any]) -> dict[str, str]:
+    """Return for the log what is changed; not to what, since a payload may be private."""
+    return {"change": ", ".join(sorted(changes))} if changes else {}
 
 
 def _changes_of(asked: Any) -> dict[str, Any]:

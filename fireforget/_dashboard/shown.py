@@ -95,7 +95,7 @@ def attempt(one: Attempt) -> dict[str, Any]:
 
 def queue(stats: QueueStats, weights: dict[str, int]) -> dict[str, Any]:
     """Return a queue; `weights` are those that living workers give it, by the workers' names."""
-    shown = {
+    return {
         "queue": stats.name,
         "paused": stats.paused,
         "paused_at": instant(stats.paused_at),
@@ -103,10 +103,11 @@ def queue(stats: QueueStats, weights: dict[str, int]) -> dict[str, Any]:
         "size": stats.size,
         "states": {state.value: jobs for state, jobs in stats.counts.items()},
         "weights": weights,
+        "processed_today": stats.processed_today,
+        "failed_today": stats.failed_today,
+        "processed_total": stats.processed_total,
+        "failed_total": stats.failed_total,
     }
-    for name in ("processed_total", "failed_total", "processed_today", "failed_today"):
-        shown[name] = getattr(stats, name, None)  # counted by workers since a later version of the file
-    return shown
 
 
 def worker(info: WorkerInfo) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def worker(info: WorkerInfo) -> dict[str, Any]:
         "threads": info.threads,
         "started_at": instant(info.started_at),
         "active": info.active,
-        "alive": getattr(info, "alive", True),
+        "alive": info.alive,
     }
 
 

@@ -8,15 +8,18 @@ answer says in `seconds` what it took, and the page asks the less often the long
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any, Generic, TypeVar
 
 from fireforget import __version__
+from fireforget._claims import HISTORY_DAYS
 from fireforget._cli_common import a_member, a_state
 from fireforget._cli_parser import a_duration
 from fireforget._dashboard import processes, shown
-from fireforget._dashboard.web import Answer, Request, bad
+from fireforget._dashboard.web import Answer, Refusal, Request, bad
 from fireforget._doctor import STALLED_SECONDS
 from fireforget.inspector import ARCHIVABLE, CANCELLABLE, DELETABLE, RUNNABLE, UPDATABLE, Inspector, WorkerInfo
 from fireforget.queue_sqlite import SqliteQueue
@@ -29,6 +32,8 @@ _PAUSE = 50  # times what it took to read it
 _MOST_SAMPLES = 3600
 _RUNNING = 20  # jobs that the overview shows
 _PAGE, _MOST_PAGE = 50, 200
+_MOST_SEARCHES = 2  # at once; the server has more threads
+_SEARCH_WAIT = 1.0  # seconds
 _MOST_ATTEMPTS = 50
 _IN_HANDS = 100  # jobs of one worker
 _MOST_TIMES = 100
@@ -37,7 +42,8 @@ _MOST_GROUPS = 1000
 _MAY = {"run": RUNNABLE, "archive": ARCHIVABLE, "cancel": CANCELLABLE, "delete": DELETABLE, "update": UPDATABLE}
 """What may be done to a job in which state."""
 FILTERS = ("queue", "type", "error", "group")
-"""Filters that are plain text; `state`, `older_than` and `payload` are read."""
+"""Filters that are plain text."""
+AGES = ("older_than", "newer_than")
 
 
 class Shared(Generic[T]):
@@ -50,7 +56,7 @@ class Shared(Generic[T]):
         self._error: Exception | None = None
         self._good_until = 0.0
         self.seconds = 0.0
-        """What the last read took."""
+        """Of the processor, for the last read."""
 
     def get(self) -> T:
         """Return it; raises what reading it has raised, which is kept no longer than a second."""
@@ -67,25 +73,25 @@ class Shared(Generic[T]):
         self._good_until = 0.0
 
     def _renew(self) -> None:
-        began = time.monotonic()
+        began = time.thread_time()  # what others on a busy machine take is no reason to pause
         try:
             self._value, self._error = self._read(), None
         except Exception as error:  # told to everybody who asks, so that a broken file is not read for each of them
             self._value, self._error = None, error
-        self.seconds = time.monotonic() - began
-        self._good_until = began + max(_SHORTEST_AGE, 0 if self._error else self.seconds * _PAUSE)
+        self.seconds = time.thread_time() - began
+        self._good_until = time.monotonic() + max(_SHORTEST_AGE, 0 if self._error else self.seconds * _PAUSE)
 
 
 def filters_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return filters, the state apart, as `Inspector` takes them; `given` has them as text, as on the command line."""
     chosen: dict[str, Any] = {}
-    for name in (*FILTERS, "older_than"):
+    for name in (*FILTERS, *AGES):
         value = given.get(name)
         if value is None or value == "":
             continue
         if not isinstance(value, str):
             raise bad(f"{name} is text")
-        chosen[name] = a_duration(value) if name == "older_than" else value
+        chosen[name] = a_duration(value) if name in AGES else value
     payload = given.get("payload") or []
     if isinstance(payload, str):
         payload = [payload]
@@ -116,7 +122,8 @@ class Views:
             "protected": protected,
             "may": {action: sorted(states) for action, states in _MAY.items()},
         }
-        self._samples: deque[list[float | None]] = deque(maxlen=_MOST_SAMPLES)
+        self._samples: deque[list[float]] = deque(maxlen=_MOST_SAMPLES)
+        self._searches = threading.BoundedSemaphore(_MOST_SEARCHES)
         self.shared = Shared(self._read)
 
     # --- the overview -------------------------------------------------------------------------------------------------
@@ -154,9 +161,7 @@ class Views:
         return [shown.queue(stats, weights.get(name, {})) for name, stats in sorted(stored.items())]
 
     def _sample(self, now: float, totals: Mapping[str, int], queues: list[dict[str, Any]]) -> None:
-        counted = [(queue["processed_total"], queue["failed_total"]) for queue in queues]
-        known = all(processed is not None for processed, _ in counted)
-        sums = [sum(numbers) for numbers in zip(*counted, strict=True)] if known and counted else [None, None]
+        sums = [sum(queue[name] for queue in queues) for name in ("processed_total", "failed_total")]
         latency = max((queue["latency"] for queue in queues), default=0.0)
         self._samples.append([round(now, 3), totals["pending"], totals["active"], latency, *sums])
 
@@ -168,7 +173,7 @@ class Views:
             raise bad("since is a number of Unix seconds") from None
         self.shared.get()
         columns = ["time", "pending", "active", "latency", "processed_total", "failed_total"]
-        return {"columns": columns, "samples": [sample for sample in list(self._samples) if (sample[0] or 0) > since]}
+        return {"columns": columns, "samples": [sample for sample in list(self._samples) if sample[0] > since]}
 
     def history(self, request: Request) -> dict[str, Any]:
         """Return what was processed, the oldest first.
@@ -176,30 +181,28 @@ class Views:
         The seam for a finer history: what `Inspector` keeps by the minute becomes another `unit` here, and the page draws
         whatever unit it gets.
         """
-        days = request.number("days", 30, 90)
-        history = getattr(self.inspector, "history", None)
-        if history is None:
-            return {"unit": None, "points": []}
-        points = [
-            {"from": day.day.isoformat(), "processed": day.processed, "failed": day.failed}
-            for day in history(request.one("queue"), days)
-        ]
-        return {"unit": "day", "points": points[::-1]}
+        days = self.inspector.history(request.one("queue"), request.number("days", 30, HISTORY_DAYS))
+        points = [{"from": day.day.isoformat(), "processed": day.processed, "failed": day.failed} for day in reversed(days)]
+        return {"unit": "day", "points": points}
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def _filters(self, request: Request) -> tuple[State | None, dict[str, Any]]:
-        known = {"state", "limit", "after", "older_than", "payload", *FILTERS}
+        known = {"state", "limit", "after", "payload", *FILTERS, *AGES}
         unknown = request.query.keys() - known
         if unknown:
             raise bad(f"there is no filter {min(unknown)!r}: choose among {', '.join(sorted(known))}")
-        given = {name: request.one(name) for name in (*FILTERS, "older_than")}
+        given = {name: request.one(name) for name in (*FILTERS, *AGES)}
         state = request.one("state")
         return None if state is None else state_of(state), filters_of({**given, "payload": request.query.get("payload")})
 
     def jobs(self, request: Request) -> dict[str, Any]:
         """Return a page of jobs, and the id after which the next page begins."""
         state, filters = self._filters(request)
+        with self._searching(filters):
+            return self._page(request, state, filters)
+
+    def _page(self, request: Request, state: State | None, filters: dict[str, Any]) -> dict[str, Any]:
         limit = request.number("limit", _PAGE, _MOST_PAGE)
         found = self.inspector.tasks(state, **filters, limit=limit + 1, after=request.one("after"))
         after = found[limit - 1].id if len(found) > limit else None
@@ -208,7 +211,23 @@ class Views:
     def count(self, request: Request) -> dict[str, Any]:
         """Return how many jobs match."""
         state, filters = self._filters(request)
-        return {"count": self.inspector.count(state, **filters)}
+        with self._searching(filters):
+            return {"count": self.inspector.count(state, **filters)}
+
+    @contextmanager
+    def _searching(self, filters: dict[str, Any]) -> Iterator[None]:
+        """Run a block that may look at every job; refuses where others do already, so that the other views stay live."""
+        if not filters.keys() - {"queue"}:
+            yield
+            return
+        if not self._searches.acquire(timeout=_SEARCH_WAIT):
+            raise Refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE, "busy", f"{_MOST_SEARCHES} searches are running: try again when one has ended"
+            )
+        try:
+            yield
+        finally:
+            self._searches.release()
 
     def job(self, request: Request) -> dict[str, Any]:
         """Return a job with its last failed attempts, and what else is known of it."""
@@ -271,13 +290,7 @@ class Views:
         }
 
     def _in_hands(self, workers: list[WorkerInfo]) -> dict[str, list[TaskInfo]]:
-        of_worker = getattr(self.inspector, "tasks_of_worker", None)
-        if of_worker is not None:
-            return {worker.name: of_worker(worker.name, _IN_HANDS) for worker in workers if worker.active}
-        hands: dict[str, list[TaskInfo]] = {}
-        for info in self.inspector.tasks(State.ACTIVE, limit=_IN_HANDS) if any(worker.active for worker in workers) else []:
-            hands.setdefault(info.worker or "", []).append(info)
-        return hands
+        return {worker.name: self.inspector.tasks_of_worker(worker.name, _IN_HANDS) for worker in workers if worker.active}
 
     def schedules(self, request: Request) -> dict[str, Any]:
         """Return the schedules with their next ticks."""
@@ -298,7 +311,7 @@ class Views:
 
 def _problems(queues: list[dict[str, Any]], workers: list[WorkerInfo]) -> list[dict[str, str]]:
     """Return what keeps jobs from being run, as `/healthz` and the page say it."""
-    living = [worker for worker in workers if getattr(worker, "alive", True)]
+    living = [worker for worker in workers if worker.alive]
     found = []
     if not living:
         found.append({"check": "worker", "message": "no worker is running"})

@@ -75,7 +75,6 @@ class Application:
         }
         self._actions: dict[str, Callable[[Request], Any]] = {
             "jobs": actions.jobs,
-            "job": actions.update,
             "queues": actions.queues,
             "schedules": actions.schedules,
         }
@@ -132,9 +131,9 @@ class Application:
         if request.method != "POST":
             self._guard.check_site(request)
             self._guard.check_token(request)
-            began = time.monotonic()
+            began = time.thread_time()
             value = self._reads[name](request)
-            return value if isinstance(value, Answer) else json_answer({"seconds": round(time.monotonic() - began, 4), **value})
+            return value if isinstance(value, Answer) else json_answer({"seconds": round(time.thread_time() - began, 4), **value})
         self._guard.check_action(request)
         self._guard.check_token(request)
         self._guard.check_writable()

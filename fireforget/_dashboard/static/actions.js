@@ -52,6 +52,9 @@ export async function jobs(app, action, ids) {
   });
 }
 
+const members = (filter) => Object.fromEntries(Object.entries(filter).filter(([, value]) => value));
+const told = (filter) => Object.entries(members(filter)).map(([name, value]) => `${name.replace("_", " ")}: ${value}`).join(" · ");
+
 export async function all(app, action, filter) {
   await send(app, async () => {
     const { count } = await api.get("jobs/count", filter);
@@ -59,41 +62,69 @@ export async function all(app, action, filter) {
       tell("No job matches any more.");
       return;
     }
-    const told = Object.entries(filter).filter(([, value]) => value).map(([name, value]) => `${name.replace("_", " ")}: ${value}`).join(" · ");
     const yes = `${capital(action)} ${plural(count)}`;
-    if (!(await ask({ title: `${yes}?`, lines: [told, CONSEQUENCE[action]], yes, danger: action === "delete" || action === "cancel" }))) return;
+    if (!(await ask({ title: `${yes}?`, lines: [told(filter), CONSEQUENCE[action]], yes, danger: action === "delete" || action === "cancel" }))) return;
     tell(`${yes}: this may take a while.`);
-    const wanted = Object.fromEntries(Object.entries(filter).filter(([, value]) => value));
-    const answer = await api.post("jobs", { action, filter: wanted, confirm: true });
+    const answer = await api.post("jobs", { action, filter: members(filter), confirm: true });
     tell(`${plural(answer.count)} ${DONE[action]}.`);
   });
 }
 
-export async function change(app, job) {
-  const whole = job.payload.length === job.payload_length;
-  const values = await askForm({
-    title: "Change this job",
-    yes: "Change it",
-    fields: [
-      { name: "queue", label: "Queue", value: job.queue },
-      { name: "priority", label: "Priority", value: String(job.priority), type: "number" },
-      { name: "process_in", label: "Due in", value: "", placeholder: "unchanged", help: "Seconds, or such as 10m, 1.5h, 7d; 0 is now." },
-      { name: "deadline", label: "Deadline", value: job.deadline || "", placeholder: "none", help: "Such as 2030-01-31T09:00:00+00:00; empty for none." },
-      { name: "payload", label: "Payload", value: job.payload, rows: 8, disabled: !whole, help: whole ? null : "Too long to be changed here." },
-    ],
-  });
-  if (values === null) return;
+// --- changing ---------------------------------------------------------------------------------------------------------
+
+const FIELDS = [
+  { name: "queue", label: "Queue", value: "", placeholder: "unchanged" },
+  { name: "priority", label: "Priority", value: "", type: "number", placeholder: "unchanged" },
+  { name: "process_in", label: "Due in", value: "", placeholder: "unchanged", help: "Seconds, or such as 10m, 1.5h, 7d; 0 is now." },
+  { name: "deadline", label: "Deadline", value: "", placeholder: "unchanged", help: "Such as 2030-01-31T09:00:00+00:00." },
+];
+
+async function askChanges(title, yes, fields) {
+  const values = await askForm({ title, yes, fields });
+  if (values === null) return null;
   const changes = { ...values };
   if ("priority" in changes) changes.priority = Number(changes.priority);
   if (changes.deadline === "") changes.deadline = null;
-  if (changes.process_in === "") delete changes.process_in;
-  if (!Object.keys(changes).length) {
-    tell("Nothing was changed.");
-    return;
-  }
+  for (const name of ["process_in", "queue"]) if (changes[name] === "") delete changes[name];
+  if (Object.keys(changes).length) return changes;
+  tell("Nothing was changed.");
+  return null;
+}
+
+export async function change(app, job) {
+  const whole = job.payload.length === job.payload_length;
+  const [queue, priority, processIn, deadline] = FIELDS;
+  const changes = await askChanges("Change this job", "Change it", [
+    { ...queue, value: job.queue },
+    { ...priority, value: String(job.priority) },
+    processIn,
+    { ...deadline, value: job.deadline || "", placeholder: "none", help: `${deadline.help} Empty: none.` },
+    { name: "payload", label: "Payload", value: job.payload, rows: 8, disabled: !whole, help: whole ? null : "Too long to be changed here." },
+  ]);
+  if (changes !== null) await changed(app, [job.id], changes);
+}
+
+export async function changeJobs(app, ids) {
+  const changes = await askChanges(`Change ${plural(ids.length)}`, `Change ${plural(ids.length)}`, FIELDS);
+  if (changes !== null) await changed(app, ids, changes);
+}
+
+async function changed(app, ids, changes) {
   await send(app, async () => {
-    const answer = await api.post("job", { id: job.id, changes });
-    tell(`Job ${answer.id} was changed and is ${answer.state}.`);
+    const answer = await api.post("jobs", { action: "update", ids, changes });
+    if (answer.changed.length) tell(answer.changed.length === 1 ? `Job ${answer.changed[0].id} was changed and is ${answer.changed[0].state}.` : `${plural(answer.changed.length)} changed.`);
+    for (const refused of answer.refused.slice(0, 3)) tell(refused.message, true);
+    app.choose(ids, false);
+  });
+}
+
+export async function changeAll(app, filter) {
+  await send(app, async () => {
+    const { count } = await api.get("jobs/count", filter);
+    const changes = await askChanges(`Change ${plural(count)}: ${told(filter)}`, `Change ${plural(count)}`, FIELDS);
+    if (changes === null) return;
+    const answer = await api.post("jobs", { action: "update", filter: members(filter), changes, confirm: true });
+    tell(`${plural(answer.count)} changed.`);
   });
 }
 

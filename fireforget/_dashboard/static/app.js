@@ -47,14 +47,14 @@ const app = {
     for (let at = 1; at < app.samples.length; at++) {
       const [before, now] = [app.samples[at - 1], app.samples[at]];
       const seconds = now[0] - before[0];
-      if (before[4] === null || now[4] === null || seconds <= 0 || seconds > 120) continue;
+      if (seconds <= 0 || seconds > 120) continue;
       found.push([now[0], Math.max(0, now[4] - before[4]) / seconds, Math.max(0, now[5] - before[5]) / seconds]);
     }
     return found;
   },
   rateOf(name) {
     const [before, now] = [app.before?.queues.find((one) => one.queue === name), app.overview.queues.find((one) => one.queue === name)];
-    if (!before || !now || before.processed_total === null || now.processed_total === null) return null;
+    if (!before || !now) return null;
     const seconds = (Date.parse(app.overview.time) - Date.parse(app.before.time)) / 1000;
     return seconds > 0 ? Math.max(0, now.processed_total - before.processed_total) / seconds : null;
   },
@@ -141,8 +141,9 @@ function take(overview, data, elapsed) {
   const now = JSON.stringify([overview.states, overview.workers, overview.running, shown]);
   app.unchanged = now === app.last ? app.unchanged + 1 : 0;
   app.last = now;
-  const took = Math.max(elapsed, 1000 * Math.max(overview.seconds || 0, data.seconds || 0));
-  app.interval = Math.min(SLOWEST, Math.max(FASTEST, took * SHARE, app.unchanged >= 5 ? IDLE : 0));
+  const took = elapsed > 2000 ? elapsed : 1000 * Math.max(overview.seconds, data.seconds || 0);
+  const slowest = took > 1000 ? Infinity : SLOWEST; // a search through all jobs is not repeated for the sake of being live
+  app.interval = Math.min(slowest, Math.max(FASTEST, took * SHARE, app.unchanged >= 5 ? IDLE : 0));
 }
 
 function plan() {

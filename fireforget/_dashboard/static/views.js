@@ -12,9 +12,9 @@ const FILTERS = [
   ["error", "Error", "timed out", "Text that the last error contains."],
   ["payload", "Payload", "user_id=7", "A member at the top of the payload, with its value."],
   ["older_than", "Older than", "10m, 12h, 7d", "Since it ended, or where it has not since it was enqueued."],
+  ["newer_than", "Newer than", "30m", "Since it ended, or where it has not since it was enqueued."],
   ["group", "Group", "", "The group that it was enqueued with."],
 ];
-const NO_HISTORY = { unit: null, points: [] };
 
 export const link = (view, parameters = {}) => `#/${view}${api.query(parameters)}`;
 const jobLink = (id) => h("a", { href: link("job", { id }), class: "id" }, id);
@@ -53,7 +53,7 @@ const overview = {
       api.get("history", { days: 30 }, signal),
     ]);
     app.addSamples(samples.samples);
-    return { history: history || NO_HISTORY };
+    return { history };
   },
   show(data, _, app) {
     const seen = app.overview;
@@ -70,12 +70,11 @@ const overview = {
           h("strong", null, compact(seen.states[state])), h("span", null, state))))),
       h("section", { class: "plots" },
         lines({ title: "Jobs waiting", from, to: now, gap, series: [{ name: "pending", look: "a", points: at(1) }, { name: "active", look: "b", points: at(2) }] }),
-        rates.length
-          ? lines({ title: "Jobs a second", from, to: now, gap, series: [
+        lines({ title: "Jobs a second", from, to: now, gap, series: [
             { name: "processed", look: "a", points: rates.map(([time, processed]) => [time, processed]) },
-            { name: "failed", look: "c", points: rates.map(([time, , failed]) => [time, failed]) }] })
-          : lines({ title: "Age of the oldest pending job", from, to: now, gap, unit: duration, series: [{ name: "age", look: "a", points: at(3) }] }),
-        data.history.unit ? bars({ title: `Processed by ${data.history.unit}`, points: data.history.points, unit: data.history.unit }) : null),
+            { name: "failed", look: "c", points: rates.map(([time, , failed]) => [time, failed]) }] }),
+        lines({ title: "Age of the oldest pending job", from, to: now, gap, unit: duration, series: [{ name: "age", look: "a", points: at(3) }] }),
+        bars({ title: `Processed by ${data.history.unit}`, points: data.history.points, unit: data.history.unit })),
       h("section", null, h("h2", null, "Queues"), queueTable(seen.queues, app)),
       h("section", null, h("h2", null, "Running now"), table("Running jobs", ["Job", "Type", "Queue", "Progress", "Running for", "Worker"],
         seen.running.map((job) => h("tr", { key: job.id }, h("td", null, jobLink(job.id)), h("td", null, job.type), h("td", null, job.queue),
@@ -200,11 +199,13 @@ function bulk(app, filter, selected, data) {
     return h("div", { class: "bulk", key: "chosen" }, h("span", null, `${plural(chosen.length)} chosen`),
       act.ACTIONS.map(([action, label, danger]) => (of(action).length
         ? button(action, `${label} ${of(action).length}`, danger, () => act.jobs(app, action, of(action)), `chosen-${action}`) : null)),
+      of("update").length ? button("update", `Change ${of("update").length}…`, false, () => act.changeJobs(app, of("update")), "chosen-update") : null,
       h("button", { type: "button", onclick: () => app.choose([...selected], false) }, "Choose none"));
   }
   if (!filter.state || !data.jobs.length) return h("div", { class: "bulk quiet", key: "none" }, h("span", null, filter.state ? "" : "Choose jobs, or a state to change all that match."));
   return h("div", { class: "bulk", key: "all" }, h("span", null, "All that match:"),
-    act.ACTIONS.map(([action, label, danger]) => (may(action, [filter.state]) ? button(action, `${label} all`, danger, () => act.all(app, action, filter), `all-${action}`) : null)));
+    act.ACTIONS.map(([action, label, danger]) => (may(action, [filter.state]) ? button(action, `${label} all`, danger, () => act.all(app, action, filter), `all-${action}`) : null)),
+    may("update", [filter.state]) ? button("update", "Change all…", false, () => act.changeAll(app, filter), "all-update") : null);
 }
 
 // --- a job ------------------------------------------------------------------------------------------------------------

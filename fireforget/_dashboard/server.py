@@ -82,6 +82,7 @@ class Server:
         self._most = min(most_connections, _descriptors() // 2)
         self._waiting: dict[asyncio.StreamWriter, None] = {}
         self._connections: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._readers = ThreadPoolExecutor(READERS, "fireforget-dashboard-read")
         self._changers = ThreadPoolExecutor(CHANGERS, "fireforget-dashboard-change")
         self._large = asyncio.Semaphore(_LARGE_BODIES)
@@ -140,10 +141,15 @@ class Server:
             server.close()
             for writer in list(self._connections):
                 writer.transport.abort()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # --- a connection -------------------------------------------------------------------------------------------------
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         self._connections.add(writer)
         if len(self._connections) > self._most and not self._make_room():
             writer.transport.abort()

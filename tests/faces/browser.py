@@ -96,6 +96,11 @@ class Browser:
         self._ask("POST", f"{self._session}/url", {"url": "about:blank"})
         self._ask("POST", f"{self._session}/url", {"url": url})
 
+    def go(self, page):
+        """Go to another view of the page that is open, and wait until it is shown."""
+        self.run("location.hash = arguments[0]", page)
+        self.wait(lambda: self.run("return document.getElementById('main').dataset.shown") == page, page)
+
     def run(self, script, *arguments):
         """Return what a script returns."""
         return self._ask("POST", f"{self._session}/execute/sync", {"script": script, "args": list(arguments)})

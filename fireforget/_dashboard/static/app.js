@@ -31,6 +31,7 @@ const app = {
   timer: null,
   controller: null,
   last: "",
+  hasCome: false, // from another view of this page
 
   now: () => Date.now() + app.skew,
   pace: () => app.interval / 1000,
@@ -70,7 +71,7 @@ const app = {
     draw();
   },
   refresh: () => read(),
-  leave: () => (history.length > 1 ? history.back() : (location.hash = "#/")),
+  leave: () => (app.hasCome ? history.back() : (location.hash = "#/jobs")),
 };
 
 // --- where we are -----------------------------------------------------------------------------------------------------
@@ -83,6 +84,7 @@ function parse() {
 
 async function go() {
   const before = app.route;
+  app.hasCome = before !== null;
   app.route = parse();
   app.data = null;
   app.failure = null;
@@ -121,7 +123,7 @@ async function read() {
       console.error(error);
     }
     app.failure = error;
-    app.interval = 5000;
+    app.interval = FASTEST;
   }
   draw();
   plan();
@@ -173,7 +175,9 @@ function draw() {
     for (const box of main.querySelectorAll("input.choose")) box.checked = app.selected.has(box.getAttribute("aria-label").replace("Choose ", ""));
   } else {
     patch(main, [h("h1", { key: "h1" }, view.title), h("p", { class: "empty", key: "loading" }, "Loading.")]);
+    return;
   }
+  main.dataset.shown = app.route.text;
 }
 
 function drawHeader() {

@@ -5,7 +5,7 @@ import { h, patch } from "./dom.js";
 const dialog = document.getElementById("dialog");
 const toasts = document.getElementById("toasts");
 
-function show(content, isDone) {
+function show(content) {
   const focused = document.activeElement;
   return new Promise((resolve) => {
     let answer = null;
@@ -16,6 +16,7 @@ function show(content, isDone) {
     patch(dialog, []);
     patch(dialog, content(close));
     dialog.onclose = () => {
+      patch(dialog, []);
       if (focused && focused.isConnected) focused.focus();
       resolve(answer);
     };
@@ -23,7 +24,6 @@ function show(content, isDone) {
       answer = null;
     };
     dialog.showModal();
-    isDone?.();
   });
 }
 

@@ -4,8 +4,8 @@ Exit codes: 0 done, 1 said no (no such job or queue, a state that does not allow
 not start; the latter two with one line on standard error.
 
 The commands stand in `_cli_stats`, `_cli_queues`, `_cli_tasks`, `_cli_changes`, `_cli_groups`, `_cli_workers`, `_cli_cron`,
-`_cli_file` and `_cli_completion`; what they share in `_cli_common`, how they read in `_cli_parser`, how they print in
-`_cli_output`. Another one is a file that adds itself to `parser` below.
+`_cli_file`, `_cli_dashboard` and `_cli_completion`; what they share in `_cli_common`, how they read in `_cli_parser`, how they
+print in `_cli_output`. Another one is a file that adds itself to `parser` below.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from fireforget import __version__
 from fireforget._cli_common import Misused, Refused, add_command, common_flags
 from fireforget._cli_completion import add_completion
 from fireforget._cli_cron import add_cron
+from fireforget._cli_dashboard import add_dashboard
 from fireforget._cli_file import add_backup, add_doctor
 from fireforget._cli_groups import add_group_list
 from fireforget._cli_output import print_table, printable
@@ -120,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     add_cron(commands)
     add_doctor(commands)
     add_backup(commands)
+    add_dashboard(commands)
     add_completion(commands, made)
     return made
 

@@ -29,6 +29,11 @@ FIELDS = (
     "seconds",
     "dropped",
     "schedule",
+    "action",
+    "remote",
+    "filter",
+    "change",
+    "changed",
 )
 """The fields that records of fireforget may carry, in the order in which they are printed."""
 

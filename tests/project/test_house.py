@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -23,15 +24,15 @@ FLOORS = {
     # Processes: heavy, loaded by workers alone.
     3: "_pool _pool.* worker",
     # Faces: what people and shells meet; nothing depends on them.
-    4: "__init__ __main__ cli _cli_changes _cli_common _cli_completion _cli_cron _cli_file _cli_groups _cli_output _cli_queues "
-    "_cli_stats _cli_tasks _cli_workers demo _demo_app testing",
+    4: "__init__ __main__ cli _cli_changes _cli_common _cli_completion _cli_cron _cli_dashboard _cli_file _cli_groups "
+    "_cli_output _cli_queues _cli_stats _cli_tasks _cli_workers dashboard _dashboard _dashboard.* demo _demo_app testing",
 }
 WITHOUT_A_DATABASE = ("patterns", "_submissions", "_daemons", "registry", "periodic", "middleware", "job")
 
 
 def floor_of(name):
     for floor, names in FLOORS.items():
-        if name in names.split() or ("_pool.*" in names and name.startswith("_pool.")):
+        if any(fnmatchcase(name, pattern) for pattern in names.split()):
             return floor
     raise AssertionError(f"{name} stands on no floor: give it one, with its reason")
 

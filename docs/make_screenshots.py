@@ -1,0 +1,156 @@
+"""Makes the pictures of the dashboard in docs/images: a demo queue, a real worker, a real browser.
+
+    python docs/make_screenshots.py [--jobs N] [--keep FOLDER]
+
+It needs Debian's `chromium` and `chromium-driver`. `--jobs` is how many jobs wait in the queue: try 0, 3 and 1,000,000 and look
+at what becomes of the page. The pictures are written to docs/images, or to the folder of `--keep`.
+"""
+
+import argparse
+import logging
+import random
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faces")]
+
+from browser import Browser  # noqa: E402
+
+from fireforget import Registry, SkipRetry, SqliteQueue, Task, Worker, current_job, testing  # noqa: E402
+from fireforget.dashboard import Server, application  # noqa: E402
+
+KINDS = ("email:send", "image:resize", "webhook:post", "report:build")
+registry = Registry(retry_delay=3600)
+
+
+@registry.task("email:send", queue="critical", retention=86400)
+def send_email(to: str, user_id: int) -> dict[str, str]:
+    """Take a moment, as a mail server does."""
+    time.sleep(random.uniform(0.005, 0.03))
+    return {"to": to}
+
+
+@registry.task("image:resize", max_retry=3)
+def resize(path: str) -> None:
+    """Fail, as some images do."""
+    raise ValueError(f"cannot identify image file {path!r}")
+
+
+@registry.task("webhook:post", queue="low", retention=600)
+def post(url: str) -> int:
+    """Answer at once."""
+    return 204
+
+
+@registry.periodic("0 3 * * *", timezone="Europe/Berlin")
+@registry.task("report:daily", queue="low", timeout=600)
+def report(year: int = 2026) -> None:
+    """Say how far it is."""
+    job = current_job()
+    for month in range(1, 13):
+        job.progress(month / 12, f"month {month} of 12")
+        time.sleep(4)
+
+
+@registry.task("report:build")
+def build(year: int) -> None:
+    """Refuse what cannot be."""
+    raise SkipRetry(f"there is no data for the year {year}")
+
+
+@registry.aggregator("news:")
+def aggregate(group: str, members: list[object]) -> Task:
+    """Make one mail of many lines."""
+    return Task("email:send", {"to": group, "user_id": 0})
+
+
+def fill(queue: SqliteQueue, jobs: int) -> str:
+    """Store jobs of all states, and return the id of one that has failed."""
+    failed = queue.enqueue(Task("image:resize", {"path": "uploads/cat.png"}))
+    for year in (1890, 1891, 1892)[: max(0, jobs)]:
+        queue.enqueue(build.task(year=year))
+    for number in range(min(jobs, 9)):
+        queue.enqueue(Task("image:resize", {"path": f"uploads/{number}.png"}, max_retry=number % 3))
+    for number in range(min(jobs, 40)):
+        queue.enqueue(Task("webhook:post", {"url": f"https://example.com/hooks/{number}"}, queue="low", retention=86400))
+    logging.disable(logging.CRITICAL)
+    testing.drain(queue, registry)
+    logging.disable(logging.NOTSET)
+    for number in range(min(jobs, 12)):
+        queue.enqueue(Task("news:line", {"text": f"line {number}"}, group=f"news:reader-{number % 3}"))
+    queue.enqueue(Task("image:resize", {"path": "uploads/<script>alert(1)</script>.png"}, process_in=timedelta(days=1)))
+    for at in range(0, jobs, 10_000):
+        many = [mail(number) for number in range(at, min(jobs, at + 10_000))]
+        queue.enqueue_many(many)
+    return failed.id
+
+
+def mail(number: int) -> Task:
+    """Return one of many tasks."""
+    options = {"process_in": 60 + number % 86400} if number % 7 == 0 else {}
+    return Task("email:send", {"to": f"user{number}@example.com", "user_id": number}, queue="critical", **options)
+
+
+def pages(failed: str) -> dict[str, str]:
+    """Return the pages that are shown, by the names of their pictures."""
+    return {
+        "overview": "#/",
+        "queues": "#/queues",
+        "jobs": "#/jobs",
+        "archived": "#/jobs?state=archived",
+        "job": f"#/job?id={failed}",
+        "workers": "#/workers",
+        "schedules": "#/schedules",
+        "groups": "#/groups",
+    }
+
+
+def main() -> None:
+    """Make them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=2500)
+    parser.add_argument("--keep", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--seconds", type=float, default=30, help="how long the plots have to grow")
+    arguments = parser.parse_args()
+    if Browser.find() is None:
+        raise SystemExit("there is no chromium with its chromedriver: apt-get install chromium chromium-driver")
+    arguments.keep.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, SqliteQueue(Path(folder) / "shop.db", durability="normal") as queue:
+        failed = fill(queue, arguments.jobs)
+        for _ in range(min(arguments.jobs, 2)):
+            queue.enqueue(report.task())
+        worker = Worker(registry, queue, concurrency=2) if arguments.jobs else nullcontext()
+        with worker, Server(application(queue)) as server, Browser(1280, 860) as browser:
+            browser.open(server.url)
+            time.sleep(arguments.seconds)
+            take(browser, server.url, pages(failed), arguments.keep)
+
+
+def take(browser: Browser, url: str, shown: dict[str, str], folder: Path) -> None:
+    """Save a picture of each page; of some in dark colours and on a phone too."""
+    for name, page in shown.items():
+        save(browser, url + page, folder / f"dashboard-{name}.png")
+    browser.run("localStorage.setItem('fireforget-theme', 'dark')")
+    save(browser, f"{url}#/", folder / "dashboard-dark.png")
+    browser.run("localStorage.removeItem('fireforget-theme')")
+    browser.resize(500, 900)
+    for name in ("overview", "archived", "job"):
+        save(browser, url + shown[name], folder / f"dashboard-phone-{name}.png")
+
+
+def save(browser: Browser, url: str, path: Path) -> None:
+    """Save a picture of a page once it shows something."""
+    browser.open(url)
+    browser.wait(lambda: browser.run("return document.querySelector('main .view') !== null"), url)
+    browser.screenshot(path)
+    wide = browser.run("return document.documentElement.scrollWidth - innerWidth")
+    print(f"{path.name}: {'fits' if wide <= 0 else f'{wide} pixels too wide'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,8 @@ Each child has a slot of 8-byte words, and in it a cell for each job that it can
            reason     (supervisor) why: see `Reason`
            holds      (child)      since when it holds the database's write lock for a handler or a step, 0 for not at all
 
-In the header, `wanted` says that the supervisor waits for that lock or has it: children that want it let it go first.
+Behind the slots each child has a ring for results (`ring`). In the header, `wanted` says that the supervisor waits for that lock
+or has it: children that want it let it go first.
 
 A child's jobs are numbered from 0 over its whole life: their index. Taking back jobs that have not started needs no answer from
 the child: the supervisor lowers `limit`, waits for longer than any processor keeps a write to itself, and reads `started`. The
@@ -34,6 +35,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
+
+from fireforget._pool.ring import RING_WORDS, Ring
 
 try:
     import fcntl
@@ -75,7 +78,7 @@ class Board:
         # forks and that has closed `descriptor`.
         mapped = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._map = mmap.mmap(mapped, _size(slots, threads))
+            self._map = mmap.mmap(mapped, _size_with_rings(slots, threads))
         finally:
             os.close(mapped)
         self.words = memoryview(self._map).cast("Q")
@@ -88,7 +91,7 @@ class Board:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _allocate(descriptor, _size(slots, threads))
+            _allocate(descriptor, _size_with_rings(slots, threads))
             os.pwrite(descriptor, _HEADER.pack(_MAGIC, slots, threads), 0)
             return cls(path, descriptor, slots, threads)
         except BaseException:
@@ -108,6 +111,10 @@ class Board:
     def slot(self, number: int) -> "Slot":
         """Return a child's part of the board."""
         return Slot(self, _HEADER_WORDS + number * _slot_words(self.threads), self.threads)
+
+    def ring(self, number: int) -> Ring:
+        """Return where a child lays down results."""
+        return Ring(self.words, _size(self.slots, self.threads) // 8 + number * RING_WORDS)
 
     def outlive_children(self, seconds: float) -> bool:
         """Give up the lock and wait until it can be had anew: then no child lives that inherited it. False when one still does.
@@ -248,6 +255,10 @@ def _slot_words(threads: int) -> int:
 
 def _size(slots: int, threads: int) -> int:
     return 8 * (_HEADER_WORDS + slots * _slot_words(threads))
+
+
+def _size_with_rings(slots: int, threads: int) -> int:
+    return _size(slots, threads) + 8 * slots * RING_WORDS
 
 
 # --- boards of other workers --------------------------------------------------------------------------------------------

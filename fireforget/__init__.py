@@ -18,6 +18,7 @@ _HOME = {
     "Task": "task",
     "TaskInfo": "task",
     "Worker": "_pool.control",
+    "chain": "patterns",
     "current_job": "job",
     "fan_out": "patterns",
     "exponential": "retry",
@@ -111,6 +112,7 @@ if TYPE_CHECKING:
     from fireforget.inspector import Inspector as Inspector
     from fireforget.job import current_job as current_job
     from fireforget.metrics import write_metrics as write_metrics
+    from fireforget.patterns import chain as chain
     from fireforget.patterns import fan_out as fan_out
     from fireforget.patterns import fire_and_forget as fire_and_forget
     from fireforget.patterns import flush as flush

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from fireforget import _db, _schema, _sql
+from fireforget import _db, _dependencies, _schema, _sql
 from fireforget._schema import STATE_NUMBER
 from fireforget.clock import Clock
 from fireforget.task import State
@@ -67,6 +67,7 @@ class Claimed(NamedTuple):
     priority: int
     retention: float
     has_steps: int
+    linked: int | None
 
 
 _Lane = tuple[str, list[str], int]
@@ -81,6 +82,10 @@ class Settlement:
     """What became of the jobs that ended since the last transaction: parameters for the statements of `_sql`, fence last."""
 
     removed: list[Fence] = field(default_factory=list)
+    """Jobs that succeeded and need not be kept."""
+    kept: list[_dependencies.Kept] = field(default_factory=list)
+    """What those have to keep that others turn out to wait for."""
+    revoked: list[Fence] = field(default_factory=list)
     completed: list[tuple[Any, ...]] = field(default_factory=list)
     retried: list[tuple[Any, ...]] = field(default_factory=list)
     archived: list[tuple[Any, ...]] = field(default_factory=list)
@@ -98,13 +103,17 @@ class Settlement:
         return any(vars(self).values())
 
 
-def settle_together(connection: sqlite3.Connection, s: Settlement) -> int:
+def settle_together(connection: sqlite3.Connection, s: Settlement, now: float) -> int:
     """Write down what became of jobs, inside the open transaction of whoever may say so; return how many came too late.
 
-    The supervisor says it of all jobs but those whose own transaction settles them (`_effects`).
+    The supervisor says it of all jobs but those whose own transaction settles them (`_effects`). What others are to be told of
+    it is news afterwards: `_dependencies.spread` tells them.
     """
     run = connection.executemany
-    late = _remove(connection, s.removed)
+    late, left = _remove(connection, s.removed)
+    missing, revoked = _remove(connection, s.revoked)
+    late += missing
+    ended: list[int] = []
     if s.attempts:  # before the others: the statement finds the worker's name through the row's owner
         run(_sql.INSERT_ATTEMPT, s.attempts)
     if s.results:
@@ -120,22 +129,34 @@ def settle_together(connection: sqlite3.Connection, s: Settlement) -> int:
     ):
         if rows:
             late += len(rows) - run(statement, rows).rowcount
+            ended += [row[-3] for row in rows]
+    if left:
+        kept = {each[-3:]: each for each in s.kept}
+        late -= sum(_dependencies.complete(connection, part, kept, now) for part in left)
+    for part in revoked:
+        late -= _dependencies.revoke(connection, part)
+    if ended:
+        _dependencies.ended(connection, ended)
     if s.forgotten:
         run(_sql.DELETE_ATTEMPTS_OF_GONE, s.forgotten)
         run(_sql.DELETE_STEPS_OF_GONE, s.forgotten)
     return late
 
 
-def _remove(connection: sqlite3.Connection, fences: Sequence[Fence]) -> int:
-    """Remove jobs that are done with, all of one worker; return how many were not its own any more."""
+def _remove(connection: sqlite3.Connection, fences: Sequence[Fence]) -> tuple[int, list[_dependencies.Part]]:
+    """Remove jobs that are done with, all of one worker; return how many were not removed, and in which parts those are."""
     numbers_of: dict[int, list[int]] = {}
     for n, _, claim in fences:
         numbers_of.setdefault(claim, []).append(n)
-    removed = 0
+    missing, parts = 0, []
     for claim, numbers in numbers_of.items():
         for part in _sql.in_parts(numbers, _REMOVED_TOGETHER):
-            removed += connection.execute(_sql.remove_settled(len(part)), (*part, fences[0][1], claim)).rowcount
-    return len(fences) - removed
+            parameters = (*part, fences[0][1], claim)
+            removed = connection.execute(_sql.remove_settled(len(part)), parameters).rowcount
+            if removed < len(part):
+                missing += len(part) - removed
+                parts.append(parameters)
+    return missing, parts
 
 
 class WorkerRow(NamedTuple):
@@ -268,6 +289,8 @@ class Claims:
         for name, rows in vars(settlement).items():
             for row in rows:
                 one = Settlement(**{name: [row]})
+                if name == "removed":
+                    one.kept = [each for each in settlement.kept if each[-3:] == row]
                 self.connection.execute("SAVEPOINT one")
                 try:
                     late += self._settle_together(one)
@@ -275,11 +298,12 @@ class Claims:
                     self.connection.execute("ROLLBACK TO one")
                     text = f"its outcome cannot be stored: {type(error).__name__}: {error}"[:1000]
                     self.connection.execute(_sql.ARCHIVE, (self._clock(), text, *row[-3:]))
+                    _dependencies.ended(self.connection, [row[-3]])
                 self.connection.execute("RELEASE one")
         return late
 
     def _settle_together(self, settlement: Settlement) -> int:
-        late = settle_together(self.connection, settlement)
+        late = settle_together(self.connection, settlement, self._clock())
         for hook, owner, error, n, _, claim in settlement.hooks:
             self._insert_hook(hook, owner, error, n, claim)
         return late
@@ -294,6 +318,14 @@ class Claims:
             self.connection.execute(_sql.DELETE_FOLDED_DAYS, oldest)
         parameters = [{"queue": queue, "day": day, "processed": ended, "failed": failed} for queue, ended, failed in rows]
         self.connection.executemany(_sql.ADD_TO_DAY, parameters)
+
+    def spread(self) -> _dependencies.Spread:
+        """Tell jobs what has become of those that they wait for, or fewer if they are many, inside the open transaction."""
+        return _dependencies.spread(self.connection, self._clock())
+
+    def has_news(self) -> bool:
+        """Return whether jobs are still to be told what has become of others; a read alone."""
+        return _dependencies.has_news(self.connection)
 
     def is_ours(self, fence: Fence) -> bool:
         """Return whether a job is still in this worker's hands by that claim; raises `StoreError`s."""
@@ -513,7 +545,8 @@ class Claims:
         """
         returned = archived = 0
         with self.transaction():
-            for n, claim, deaths, type in self.connection.execute(_sql.JOBS_OF_WORKER, {"worker": worker}).fetchall():
+            jobs = self.connection.execute(_sql.JOBS_OF_WORKER, {"worker": worker}).fetchall()
+            for n, claim, deaths, type in jobs:
                 died = int(counts and n in started)
                 if deaths + died >= MOST_DEATHS:
                     error = f"its worker died under it {MOST_DEATHS} times"
@@ -527,6 +560,8 @@ class Claims:
                     self.connection.execute(_sql.RETURN_JOB, {"n": n, "worker": worker, "died": died})
                     returned += 1
             self.connection.execute(_sql.DELETE_WORKER, {"worker": worker})
+            _dependencies.ended(self.connection, [n for n, *_ in jobs])
+            _dependencies.spread(self.connection, self._clock())
         return returned, archived
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from fireforget import _cli_output as output
 from fireforget._cli_changes import add_changes, complain
@@ -25,10 +26,11 @@ from fireforget._cli_common import (
 )
 from fireforget._cli_parser import a_count, a_duration
 from fireforget.errors import UnknownJob
-from fireforget.inspector import Attempt, Step
+from fireforget.inspector import Attempt, Dependant, Inspector, Need, Step
 from fireforget.task import State, Task, TaskInfo
 
 DEFAULT_PAGE = 20
+_MOST_LISTED = 10
 
 
 def add_enqueue(commands: Commands) -> None:
@@ -61,6 +63,8 @@ def add_enqueue(commands: Commands) -> None:
     add("--unique-key", metavar="KEY", help="what makes it the same (default: queue, type and payload)")
     add("--retention", type=a_duration, metavar="S", help="keep the completed job and its result (default: 0)")
     add("--group", metavar="NAME", help="wait in this group, to be handed over with others as one task")
+    add("--after", action="append", metavar="ID", help="wait until this job has completed; may be repeated")
+    add("--after-failure", choices=("end", "run"), help="when that job fails: end like it, or run (default: end)")
     add("--header", type=a_header, action="append", metavar="KEY=VALUE", help="may be repeated")
     add("--create", action="store_true", help="create the database when it does not exist")
 
@@ -92,7 +96,7 @@ def add_task(commands: Commands) -> None:
 
 _ENQUEUE_OPTIONS = (
     "queue", "priority", "max_retry", "timeout", "deadline", "process_in", "process_at", "task_id", "unique_for", "unique_key",
-    "retention", "group",
+    "retention", "group", "after", "after_failure",
 )  # fmt: skip
 
 
@@ -182,40 +186,63 @@ def _gist(info: TaskInfo) -> str:
     return "" if info.payload is None else output.one_line(info.payload)
 
 
+class _Shown(NamedTuple):
+    """All that is known of one job."""
+
+    info: TaskInfo
+    attempts: list[Attempt]
+    steps: list[Step]
+    needs: list[Need]
+    dependants: list[Dependant]
+
+
+def _all_of(inspector: Inspector, job_id: str) -> _Shown:
+    return _Shown(
+        inspector.task(job_id),
+        inspector.attempts(job_id),
+        inspector.steps(job_id),
+        inspector.needs(job_id),
+        inspector.dependants(job_id),
+    )
+
+
 def _show(arguments: argparse.Namespace) -> int:
     filters = filters_of(arguments)
     chosen = arguments.state is not None or bool(filters)
     if bool(arguments.ids) == chosen:
         raise Misused("give either ids, or --state and other filters: which jobs are to be shown?")
-    shown: list[tuple[TaskInfo, list[Attempt], list[Step]]] = []
+    shown: list[_Shown] = []
     failed = 0
     with opened(arguments) as (_, inspector):
         check_filters(inspector, arguments)
         infos = inspector.tasks(arguments.state, limit=arguments.limit, **filters) if chosen else ()
         for job_id in arguments.ids or [info.id for info in infos]:
             try:
-                shown.append((inspector.task(job_id), inspector.attempts(job_id), inspector.steps(job_id)))
+                shown.append(_all_of(inspector, job_id))
             except UnknownJob as error:
                 failed += 0 if chosen else complain(inspector, error, job_id)  # it ended since it was listed
     if wants_json(arguments):
         members = [
             {
-                **output.members_of(info),
-                "attempts": [output.members_of_attempt(attempt) for attempt in attempts],
-                "steps": [output.members_of_step(step) for step in steps],
+                **output.members_of(job.info),
+                "attempts": [output.members_of_attempt(attempt) for attempt in job.attempts],
+                "steps": [output.members_of_step(step) for step in job.steps],
+                "needs": [vars(need) for need in job.needs],
+                "dependants": [vars(dependant) for dependant in job.dependants],
             }
-            for info, attempts, steps in shown
+            for job in shown
         ]
         output.print_json(members[0] if len(arguments.ids) == 1 and members else members)
     else:
         print("" if shown or failed else "no job matches\n", end="")
-        for position, (info, attempts, steps) in enumerate(shown):
+        for position, job in enumerate(shown):
             print("\n" if position else "", end="")
-            _print_job(info, attempts, steps)
+            _print_job(job)
     return 1 if failed else 0
 
 
-def _print_job(info: TaskInfo, attempts: Sequence[Attempt], steps: Sequence[Step]) -> None:
+def _print_job(job: _Shown) -> None:
+    info = job.info
     output.print_fields(
         [
             ("job", info.id),
@@ -234,16 +261,24 @@ def _print_job(info: TaskInfo, attempts: Sequence[Attempt], steps: Sequence[Step
             ("group", info.group or ""),
             ("progress", _progress(info)),
             ("last error", info.last_error or ""),
+            ("waits for", _listed([f"{need.id} ({need.outcome or need.state or 'gone'})" for need in job.needs])),
+            ("needed by", _listed([f"{dependant.id} ({dependant.state})" for dependant in job.dependants])),
         ]
     )
     for title, value in (("headers", dict(info.headers) or None), ("payload", info.payload), ("result", info.result)):
         if value is not None:
             output.print_block(title, json.dumps(value, indent=2, ensure_ascii=False))
-    for step in steps:
+    for step in job.steps:
         title = f"step {step.name}, {output.instant(step.stored_at)}"
         output.print_block(title, json.dumps(step.result, indent=2, ensure_ascii=False))
-    for attempt in attempts:
+    for attempt in job.attempts:
         _print_attempt(attempt)
+
+
+def _listed(jobs: list[str]) -> str:
+    """Return the first few of some jobs in one line."""
+    more = f", and {len(jobs) - _MOST_LISTED} more" if len(jobs) > _MOST_LISTED else ""
+    return ", ".join(jobs[:_MOST_LISTED]) + more
 
 
 def _moment(moment: datetime | None) -> str:

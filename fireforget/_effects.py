@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any, Protocol
 
-from fireforget import _db, _schema, _sql
+from fireforget import _db, _dependencies, _schema, _sql
 from fireforget import payload as json_payload
 from fireforget._claims import Claimed, Fence, Settlement, settle_together
 from fireforget._shield import shield
@@ -274,15 +274,17 @@ class Effects:
         """
         connection = self.connection
         connection.row_factory, connection.text_factory = None, str
-        if settle_together(connection, self._settlement(began, result, note)):
+        now = self._clock()
+        if settle_together(connection, self._settlement(began, now, result, note), now):
             raise ClaimLost(_LOST)
+        _dependencies.spread(connection, now)
         self._end(commits=True, settles=True)
 
-    def _settlement(self, began: float, result: str | None, note: str | None) -> Settlement:
-        n, retention, now = self._claimed.n, self._claimed.retention, self._clock()
-        if retention <= 0:
-            return Settlement(removed=[self._fence], forgotten=[(n,)])
+    def _settlement(self, began: float, now: float, result: str | None, note: str | None) -> Settlement:
+        n, retention = self._claimed.n, self._claimed.retention
         text = self.result if result is None and note is None else result
+        if retention <= 0:
+            return Settlement(removed=[self._fence], kept=[(began, text, note, *self._fence)], forgotten=[(n,)])
         return Settlement(
             completed=[(began, now, now + retention, text, note, *self._fence)],
             progress=[] if self.progress is None else [(*self.progress, *self._fence)],

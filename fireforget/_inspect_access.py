@@ -1,19 +1,22 @@
 """How an `Inspector` reads and writes the store: short reads, one write transaction a change, and finding a job by its id."""
 
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from fireforget import _db
+from fireforget import _db, _dependencies
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import to_datetime
-from fireforget.errors import JobActive, UnknownJob, WrongState
+from fireforget.errors import JobActive, StoreError, UnknownJob, WrongState
 from fireforget.queue_sqlite import SqliteQueue, _parse_generated, find_job, info_of
 from fireforget.task import State, TaskInfo
 
 Connection = Any
 """A `sqlite3.Connection`; only the store knows SQLite by its name."""
+
+_BREATH = 0.002  # seconds between two transactions in which workers and producers get their turn
 
 STATE, PRIORITY, DUE = 5, 8, 15  # in `_sql.JOB_COLUMNS`
 
@@ -37,7 +40,22 @@ class Access:
 
     @contextmanager
     def changing(self) -> Iterator[Connection]:
-        """Run a block in one write transaction; raises `StoreError`s, and then nothing of it happened."""
+        """Run a block in one write transaction; raises `StoreError`s, and then nothing of it happened.
+
+        Jobs that wait for those that it ends are told in the same transaction. Where they are many, the rest is told in others
+        after it; where those cannot be had, by the next worker.
+        """
+        with self._transaction() as connection:
+            yield connection
+            more = _dependencies.spread(connection, self.now()).more
+        with suppress(StoreError):
+            while more:
+                time.sleep(_BREATH)
+                with self._transaction() as connection:
+                    more = _dependencies.spread(connection, self.now()).more
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
         database = self._database
         with _db.translated(database.path), _db.begun(database, self.patience) as connection:
             try:

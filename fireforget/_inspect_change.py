@@ -6,7 +6,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import Any, Final
 
-from fireforget import _sql
+from fireforget import _dependencies, _sql
 from fireforget import payload as json_payload
 from fireforget._inspect_access import DUE, PRIORITY, STATE, Access, Connection, state_of
 from fireforget._inspect_find import Filter, Finder
@@ -110,7 +110,8 @@ class Changer:
         }
         if "process_at" in changes or "process_in" in changes:
             if state not in RESCHEDULABLE:
-                raise WrongState(job_id, state, "it does not wait for a time; run it instead")
+                remedy = "it waits for other jobs" if state is State.BLOCKED else "it does not wait for a time; run it instead"
+                raise WrongState(job_id, state, remedy)
             due = changes["process_at"] if "process_at" in changes else now + changes["process_in"]
             values["due"], values["state"] = due, _sql.number_of(_state_at(due, now, state))
         values["unique_key"] = self._following_key(connection, key, values, type, now)
@@ -167,7 +168,7 @@ class Changer:
             while batch := rows[at : at + pace.jobs]:
                 at += len(batch)
                 began = time.monotonic()
-                with self._access.changing() as connection:
+                with self._access.changing() as connection, _dependencies.noticing(connection, [row["n"] for row in batch]):
                     changed += change(connection, wanted, batch)
                 pace.rest(time.monotonic() - began, more=at < len(rows))
         return changed

@@ -89,6 +89,27 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Need:
+    """A job that another one waits for, or has waited for."""
+
+    id: str
+    state: State | None
+    """Where it stands; None for one that is not stored any more."""
+    outcome: State | None
+    """How it ended, as far as the other one is concerned: completed, archived, or cancelled or deleted; None while it has not."""
+    reason: str | None
+    """Why it failed, if it did."""
+
+
+@dataclass(frozen=True)
+class Dependant:
+    """A job that waits for another one, or has waited for it and not succeeded since."""
+
+    id: str
+    state: State
+
+
+@dataclass(frozen=True)
 class GroupInfo:
     """Jobs of one group in one queue that wait to be handed over together."""
 

@@ -8,7 +8,7 @@ consistent view, so they pick the same jobs, and never more than are too many.
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fireforget import _db, _sql
+from fireforget import _db, _dependencies, _sql
 from fireforget._schema import STATE_NUMBER, STATE_OF_NUMBER
 from fireforget.clock import Clock, to_seconds
 from fireforget.errors import InvalidOption
@@ -18,6 +18,7 @@ MOST_TRIMMED = 100
 """Jobs that one transaction trims: well below a millisecond of the write lock."""
 
 _NEVER = float("inf")
+_LOOK_AGAIN = 60.0  # seconds; the oldest job is kept for others, so that it does not tell when the next one is too old
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,11 @@ class Trimming:
             oldest = connection.execute(_sql.OLDEST_ENDED, of).fetchone()[0]
             if oldest is not None and oldest + age <= now:
                 parameters = {**of, "before": now - age, "batch": MOST_TRIMMED}
-                return [n for (n,) in connection.execute(_sql.ENDED_BEFORE, parameters)]
-            if oldest is not None:
+                numbers = [n for (n,) in connection.execute(_sql.ENDED_BEFORE, parameters)]
+                if numbers:
+                    return numbers
+                self.next_at = min(self.next_at, now + _LOOK_AGAIN)
+            elif oldest is not None:
                 self.next_at = min(self.next_at, oldest + age)
         if most is None:
             return []
@@ -124,9 +128,11 @@ class Trimming:
     def _delete(self, state: int, numbers: list[int]) -> int:
         with _db.translated(self._own.path), _db.begun(self._own, _db.DEFAULT_PATIENCE) as connection:
             try:
-                deleted: int = connection.executemany(_sql.remove(state), [{"n": n} for n in numbers]).rowcount
+                with _dependencies.noticing(connection, numbers):
+                    deleted: int = connection.executemany(_sql.remove(state), [{"n": n} for n in numbers]).rowcount
                 connection.executemany(_sql.DELETE_ATTEMPTS_OF_GONE, [(n,) for n in numbers])
                 connection.executemany(_sql.DELETE_STEPS_OF_GONE, [(n,) for n in numbers])
+                _dependencies.spread(connection, self._clock())
                 connection.execute("COMMIT")
             except BaseException:
                 _db.rollback(connection)

@@ -95,6 +95,7 @@ CREATE TABLE fireforget_job (
     unique_until REAL,
     group_name TEXT,
     batch INTEGER,
+    linked INTEGER,
     claim INTEGER NOT NULL DEFAULT 0,
     worker INTEGER,
     started_at REAL,
@@ -131,6 +132,28 @@ CREATE TABLE fireforget_attempt (
     traceback TEXT,
     PRIMARY KEY (job, attempt)
 ) WITHOUT ROWID;
+
+-- Who waits for whom: one row for each job that `job` needs, kept until `job` has succeeded or is gone. `id` is the needed job's,
+-- `need` its number, and it need not be stored any more. `place` is its place in `after`. `outcome` is the number of a state once
+-- it has ended: completed, archived or cancelled; `reason` says why where it failed.
+CREATE TABLE fireforget_dependency (
+    job INTEGER NOT NULL,
+    need INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    outcome INTEGER,
+    reason TEXT,
+    PRIMARY KEY (job, need)
+) WITHOUT ROWID;
+
+-- What became of jobs and is still to be told to others, in the order in which it happened. Whoever ends a job tells them in the
+-- same transaction, and leaves here what would take it too long (`_dependencies`).
+CREATE TABLE fireforget_news (
+    n INTEGER PRIMARY KEY,
+    job INTEGER NOT NULL,
+    what INTEGER NOT NULL,
+    reason TEXT
+);
 
 -- Keys of idempotent handlers, of each task type its own. While a job holds one, `owner` is its number, and the key is free as
 -- soon as that job is no longer active. Once it is done there is no owner, and the result stays until `expires_at`.
@@ -200,6 +223,9 @@ CREATE INDEX fireforget_resting ON fireforget_job (state, queue, completed_at) W
 CREATE INDEX fireforget_listed ON fireforget_job (state, queue) WHERE state > 4;
 CREATE INDEX fireforget_group ON fireforget_job (queue, group_name, enqueued_at) WHERE state = 7 AND batch IS NULL;
 CREATE INDEX fireforget_batch ON fireforget_job (batch) WHERE batch IS NOT NULL;
+CREATE INDEX fireforget_dependants ON fireforget_dependency (need, outcome);
+CREATE INDEX fireforget_open_need ON fireforget_dependency (job) WHERE outcome IS NULL;
+CREATE INDEX fireforget_failed_need ON fireforget_dependency (job) WHERE outcome > 5;
 CREATE INDEX fireforget_expiry ON fireforget_job (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX fireforget_idempotency_expiry ON fireforget_idempotency (expires_at);
 CREATE UNIQUE INDEX fireforget_task_id ON fireforget_job (task_id) WHERE task_id IS NOT NULL;

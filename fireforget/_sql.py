@@ -20,6 +20,7 @@ RETRY = STATE_NUMBER[State.RETRY]
 COMPLETED = STATE_NUMBER[State.COMPLETED]
 ARCHIVED = STATE_NUMBER[State.ARCHIVED]
 CANCELLED = STATE_NUMBER[State.CANCELLED]
+BLOCKED = STATE_NUMBER[State.BLOCKED]
 
 
 def in_parts(items: Sequence[T], sizes: Sequence[int]) -> Iterator[Sequence[T]]:
@@ -58,6 +59,7 @@ INSERTED_COLUMNS = (
     "unique_key",
     "unique_until",
     "group_name",
+    "linked",
 )
 
 INSERT_JOB = f"""
@@ -67,7 +69,7 @@ VALUES ({", ".join("?" * len(INSERTED_COLUMNS))})
 
 # Most jobs leave these out. SQLite then has a third less to bind and to store, and a statement may carry many rows: one alone
 # costs 5 us, one of fifty 1.6 us (SQLite 3.40).
-RARE_COLUMNS = ("task_id", "headers", "deadline", "unique_key", "unique_until", "group_name")
+RARE_COLUMNS = ("task_id", "headers", "deadline", "unique_key", "unique_until", "group_name", "linked")
 PLAIN_COLUMNS = tuple(column for column in INSERTED_COLUMNS if column not in RARE_COLUMNS)
 
 
@@ -263,7 +265,7 @@ JOIN fireforget_job AS job ON job.n = lane.n
 
 CLAIMED_COLUMNS = (
     "n, claim, type, queue, payload, headers, retry_count, max_retry, timeout, deadline, nonce, task_id, due, priority, "
-    "retention, has_steps"
+    "retention, has_steps, linked"
 )
 
 
@@ -494,9 +496,22 @@ _FENCE = "WHERE n = ? AND worker = ? AND claim = ?"
 def remove_settled(jobs: int) -> str:
     """Return the statement that removes `jobs` jobs of one worker and one claim number; half the cost of one statement a job.
 
-    Nearly all jobs are run once, so the claim numbers of a batch are alike.
+    Nearly all jobs are run once, so the claim numbers of a batch are alike. Those that others wait for, or that have waited for
+    others, stay for `linked_left`: a job becomes one of them at any time, also while it runs, so that only this statement knows.
     """
-    return f"DELETE FROM fireforget_job WHERE n IN ({', '.join('?' * jobs)}) AND worker = ? AND claim = ?"
+    return f"DELETE FROM fireforget_job WHERE n IN ({', '.join('?' * jobs)}) AND worker = ? AND claim = ? AND linked IS NULL"
+
+
+@cache
+def linked_left(jobs: int) -> str:
+    """Return the statement for the jobs that `remove_settled` with the same parameters has left."""
+    return f"SELECT n, linked, started_at FROM fireforget_job WHERE n IN ({', '.join('?' * jobs)}) AND worker = ? AND claim = ?"
+
+
+@cache
+def linked_among(jobs: int) -> str:
+    """Return the statement for those of `jobs` jobs that others wait for, or that have waited for others."""
+    return f"SELECT n, state, linked, last_error FROM fireforget_job WHERE n IN ({', '.join('?' * jobs)}) AND linked IS NOT NULL"
 
 
 COMPLETE = f"""
@@ -545,6 +560,8 @@ SET state = CASE WHEN {_CANCELLED_MEANWHILE} THEN {CANCELLED} ELSE {PENDING} END
     worker = NULL, started_at = NULL, cancel_requested_at = NULL
 {_FENCE}
 """
+
+REMOVE_LINKED = f"DELETE FROM fireforget_job {_FENCE}"
 
 WRITE_RESULT = f"UPDATE fireforget_job SET result = ? {_FENCE}"
 WRITE_PROGRESS = f"UPDATE fireforget_job SET progress = ?, progress_note = ? {_FENCE}"
@@ -638,6 +655,128 @@ ON CONFLICT (queue, day) DO UPDATE SET processed = processed + excluded.processe
 """
 DELETE_FOLDED_DAYS = "DELETE FROM fireforget_day WHERE day BETWEEN 1 AND :oldest - 1"
 
+# --- jobs that wait for others --------------------------------------------------------------------------------------------
+# `linked` is NULL for nearly all jobs; else a set of these bits. Once set they stay, but for the last.
+
+NEEDED = 1  # others wait for it, or have
+NEEDS = 2  # it waits for others, or has
+RUNS_ANYWAY = 4  # it runs when those have ended, however they have
+FELL = 8  # it was archived or cancelled because one of those was
+
+NEED_BY_NUMBER = "SELECT n, nonce, task_id, state, linked, last_error FROM fireforget_job WHERE n = ?"
+NEED_BY_TASK_ID = "SELECT n, nonce, task_id, state, linked, last_error FROM fireforget_job WHERE task_id = ?"
+
+# A completed job that is about to expire is kept for the one that now waits for it, with its result.
+MARK_NEEDED = f"""
+UPDATE fireforget_job
+SET linked = coalesce(linked, 0) | {NEEDED}, expires_at = NULL
+WHERE n = ? AND (coalesce(linked, 0) & {NEEDED} = 0 OR expires_at IS NOT NULL)
+"""
+
+INSERT_DEPENDENCY = """
+INSERT INTO fireforget_dependency (job, need, place, id, outcome, reason)
+VALUES (?, ?, ?, ?, ?, ?)
+"""
+
+# Of a job that was enqueued after one that has failed already.
+FALL_AT_ONCE = f"UPDATE fireforget_job SET completed_at = ?, last_error = ?, unique_key = {_RELEASED_KEY} WHERE n = ?"
+
+ANY_DEPENDANT = "SELECT id FROM fireforget_dependency INDEXED BY fireforget_dependants WHERE need = ? LIMIT 1"
+HOLD = "UPDATE fireforget_job SET expires_at = NULL WHERE n = ?"
+
+INSERT_NEWS = "INSERT INTO fireforget_news (job, what, reason) VALUES (?, ?, ?)"
+FIRST_NEWS = "SELECT n, job, what, reason FROM fireforget_news ORDER BY n LIMIT 1"
+DELETE_NEWS = "DELETE FROM fireforget_news WHERE n = ?"
+HAS_NEWS = "SELECT EXISTS (SELECT 1 FROM fireforget_news)"
+
+OPEN_DEPENDANTS = """
+SELECT dependency.job, coalesce(job.linked, 0)
+FROM fireforget_dependency AS dependency INDEXED BY fireforget_dependants
+LEFT JOIN fireforget_job AS job ON job.n = dependency.job
+WHERE dependency.need = ? AND dependency.outcome IS NULL
+LIMIT ?
+"""
+
+SET_OUTCOME = "UPDATE fireforget_dependency SET outcome = ?, reason = ? WHERE job = ? AND need = ?"
+
+# Due from now on, and not since it was enqueued: it could not have run before.
+UNBLOCK = f"""
+UPDATE fireforget_job
+SET state = CASE WHEN due <= :now THEN {PENDING} ELSE {SCHEDULED} END, due = max(due, :now)
+WHERE n = :n
+  AND state = {BLOCKED}
+  AND NOT EXISTS (
+    SELECT 1
+    FROM fireforget_dependency INDEXED BY fireforget_open_need
+    WHERE job = :n AND outcome IS NULL
+  )
+"""
+
+FALL = f"""
+UPDATE fireforget_job
+SET state = :state, completed_at = :now, last_error = :reason, unique_key = {_RELEASED_KEY}, linked = linked | {FELL}
+WHERE n = :n AND state = {BLOCKED} AND linked & {RUNS_ANYWAY} = 0
+"""
+
+# Those that still wait, and those that ended, most of them because of it; the others have run without it, or are to.
+FAILED_DEPENDANTS = f"""
+SELECT dependency.job, job.linked
+FROM fireforget_dependency AS dependency INDEXED BY fireforget_dependants
+JOIN fireforget_job AS job ON job.n = dependency.job
+WHERE dependency.need = ? AND dependency.outcome > {COMPLETED}
+  AND job.state IN ({BLOCKED}, {ARCHIVED}, {CANCELLED})
+LIMIT ?
+"""
+
+# Its unique key is taken again if it is still free; nobody is there to be told that it is not.
+RISE = f"""
+UPDATE fireforget_job
+SET state = {BLOCKED}, completed_at = NULL, last_error = NULL, linked = linked & ~{FELL},
+    unique_key = CASE
+        WHEN unique_until > :now AND NOT EXISTS (
+            SELECT 1 FROM fireforget_job AS holder WHERE holder.unique_key = substr(fireforget_job.unique_key, :skip)
+        ) THEN substr(unique_key, :skip)
+        ELSE unique_key
+    END
+WHERE n = :n
+  AND state IN ({ARCHIVED}, {CANCELLED})
+  AND linked & {FELL}
+  AND NOT EXISTS (
+    SELECT 1
+    FROM fireforget_dependency INDEXED BY fireforget_failed_need
+    WHERE job = :n AND outcome > {COMPLETED}
+  )
+"""
+
+NEEDS_OF = "SELECT need FROM fireforget_dependency WHERE job = ? LIMIT ?"
+DELETE_DEPENDENCY = "DELETE FROM fireforget_dependency WHERE job = ? AND need = ?"
+
+_RELEASED_NEED = f"""
+WHERE n = :n
+  AND state = {COMPLETED}
+  AND expires_at IS NULL
+  AND NOT EXISTS (SELECT 1 FROM fireforget_dependency INDEXED BY fireforget_dependants WHERE need = :n)
+"""
+REMOVE_RELEASED = f"DELETE FROM fireforget_job {_RELEASED_NEED} AND completed_at + retention <= :now"
+EXPIRE_RELEASED = f"UPDATE fireforget_job SET expires_at = completed_at + retention {_RELEASED_NEED}"
+
+WAITS_FOR = """
+SELECT dependency.id, dependency.outcome, dependency.reason, job.state, job.result
+FROM fireforget_dependency AS dependency
+LEFT JOIN fireforget_job AS job ON job.n = dependency.need
+WHERE dependency.job = :n
+ORDER BY dependency.place
+"""
+
+WAITED_FOR_BY = """
+SELECT job.n, job.nonce, job.task_id, job.state
+FROM fireforget_dependency AS dependency INDEXED BY fireforget_dependants
+JOIN fireforget_job AS job ON job.n = dependency.job
+WHERE dependency.need = :n
+ORDER BY job.n
+LIMIT :most
+"""
+
 # --- workers: the jobs of dead ones -------------------------------------------------------------------------------------
 
 JOBS_OF_WORKER = f"SELECT n, claim, worker_deaths, type FROM fireforget_job WHERE state = {ACTIVE} AND worker = :worker"
@@ -709,11 +848,14 @@ KNOW_QUEUE = "INSERT INTO fireforget_queue (name, paused_at) VALUES (:queue, NUL
 _ENDED = "FROM fireforget_job INDEXED BY fireforget_resting WHERE state > 4 AND state = :state AND queue = :queue"
 
 OLDEST_ENDED = f"SELECT min(completed_at) {_ENDED}"
-ENDED_BEFORE = f"SELECT n {_ENDED} AND completed_at <= :before ORDER BY completed_at, n LIMIT :batch"
+
+# A completed job without an expiry is kept for others, and they may need it for longer than any limit.
+_NOT_KEPT = f"NOT (state = {COMPLETED} AND expires_at IS NULL)"
+ENDED_BEFORE = f"SELECT n {_ENDED} AND completed_at <= :before AND {_NOT_KEPT} ORDER BY completed_at, n LIMIT :batch"
 
 # Counting walks the index of one queue and state: a read, on a thread that nobody waits for.
 ENDED_BEYOND = f"""
-SELECT n {_ENDED}
+SELECT n {_ENDED} AND {_NOT_KEPT}
 ORDER BY completed_at, n
 LIMIT max(0, min(:batch, (SELECT count(*) {_ENDED}) - :most))
 """
@@ -878,6 +1020,7 @@ SET state = {PENDING},
     cancel_requested_at = NULL,
     group_name = NULL,
     batch = NULL,
+    linked = linked & ~{FELL},
     unique_key = :unique_key,
     unique_until = :unique_until
 WHERE n = :n

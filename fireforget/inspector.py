@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from fireforget import _limits, _schedules, _sql, cron
+from fireforget import _dependencies, _limits, _schedules, _sql, cron
 from fireforget import payload as json_payload
 from fireforget._backup import Backup
 from fireforget._claims import HISTORY_DAYS, SECONDS_OF_DAY
@@ -44,7 +44,9 @@ from fireforget._inspect_facts import (
     ROW_BYTES,
     Attempt,
     DayStats,
+    Dependant,
     GroupInfo,
+    Need,
     QueueStats,
     ScheduleEvent,
     ScheduleInfo,
@@ -58,7 +60,7 @@ from fireforget._limits import QueueLimits
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import Seconds, to_datetime
 from fireforget.errors import InvalidOption, QueueNotEmpty, ScheduleInUse, UnknownQueue, UnknownSchedule
-from fireforget.queue_sqlite import SqliteQueue, info_of
+from fireforget.queue_sqlite import SqliteQueue, info_of, public_id
 from fireforget.registry import Registry
 from fireforget.task import State, TaskInfo, check_options
 
@@ -72,9 +74,11 @@ __all__ = [
     "Attempt",
     "Backup",
     "DayStats",
+    "Dependant",
     "Finding",
     "GroupInfo",
     "Inspector",
+    "Need",
     "QueueStats",
     "ScheduleEvent",
     "ScheduleInfo",
@@ -316,7 +320,8 @@ class Inspector:
             raise QueueNotEmpty(name, size, ": delete it with force, or delete or run them first")
         if counts[State.ACTIVE]:
             raise QueueNotEmpty(name, counts[State.ACTIVE], " that run: cancel them, or wait until they have ended")
-        in_order = sorted(DELETABLE, key=lambda state: state is State.PENDING)  # last: the others become pending
+        # Those that wait for others first, since they are cancelled with these; pending ones last, since others become so.
+        in_order = sorted(DELETABLE, key=lambda state: (state is not State.BLOCKED, state is State.PENDING))
         deleted = sum(self.delete_all(state, queue=name) for state in in_order)
         with self._access.changing() as connection:
             left = sum(jobs for _, jobs, _ in connection.execute(_sql.COUNT_JOBS_OF_QUEUE, {"queue": name}))
@@ -429,6 +434,27 @@ class Inspector:
             rows = connection.execute(_sql.STEPS, {"n": self._access.find(connection, job_id)[0]}).fetchall()
         return [Step(name, instant(stored_at), json_payload.decode(result)) for name, stored_at, result in rows]
 
+    def needs(self, job_id: str) -> list[Need]:
+        """Return the jobs that a job waits for, in the order of its `after`; raises `UnknownJob`.
+
+        A job that has succeeded waits for none any more.
+        """
+        with self._access.reading() as connection:
+            rows = connection.execute(_sql.WAITS_FOR, {"n": self._access.find(connection, job_id)[0]}).fetchall()
+        return [Need(need, _state_or_none(state), _state_or_none(outcome), reason) for need, outcome, reason, state, _ in rows]
+
+    def dependants(self, job_id: str, limit: int = 100) -> list[Dependant]:
+        """Return the jobs that wait for a job, in the order in which they were enqueued, up to `limit` of them.
+
+        Raises `UnknownJob`, and `InvalidOption` for a limit that is no number above 0.
+        """
+        _check_limit(limit)
+        with self._access.reading() as connection:
+            found = self._access.find(connection, job_id)[0]
+            rows = connection.execute(_sql.WAITED_FOR_BY, {"n": found, "most": limit}).fetchall()
+        tag = self._access.tag
+        return [Dependant(own or public_id(tag, n, nonce), STATE_OF_NUMBER[state]) for n, nonce, own, state in rows]
+
     def tasks(
         self,
         state: State | str | None = None,
@@ -525,16 +551,22 @@ class Inspector:
         itself.
         A unique key that was given up when the job ended is taken again, for what is left of its `unique_for`.
 
+        Jobs that were archived or cancelled because this one was, and those that were because of them, wait anew. One of these
+        itself runs at once, though what it waited for has failed.
+
         One transaction. Raises `UnknownJob`; `JobActive`; `WrongState` when it is pending already, blocked, or past its deadline
         (it would only be archived again: `update` it first); `DuplicateTask` when another job holds its key.
         """
         with self._access.changing() as connection:
             row = self._access.find_in(connection, job_id, RUNNABLE, RUN_REMEDIES)
-            self._changer.run(connection, row[0], job_id, state_of(row))
+            with _dependencies.noticing(connection, [row[0]]):
+                self._changer.run(connection, row[0], job_id, state_of(row))
             return self._access.info(connection, job_id)
 
     def archive(self, job_id: str) -> TaskInfo:
         """Put a job among the dead letters, where it stays until it is run or deleted, and return it; its unique key is free.
+
+        Jobs that wait for it are archived with it, except those with `after_failure="run"`.
 
         One transaction. Raises `UnknownJob`, `JobActive` (cancel it instead), and `WrongState` when it is archived already.
         """
@@ -544,7 +576,8 @@ class Inspector:
         """Cancel a job, and return it: at once unless it runs; its unique key is free.
 
         A running job is still active in what is returned: its worker interrupts it with `JobCancelled`, kills its process 1 s
-        later, and it ends as cancelled, unless it ends by itself before. Asking twice changes nothing.
+        later, and it ends as cancelled, unless it ends by itself before. Asking twice changes nothing. Jobs that wait for it are
+        cancelled with it, except those with `after_failure="run"`.
 
         One transaction. Raises `UnknownJob`, and `WrongState` for a job that ended already.
         """
@@ -554,11 +587,15 @@ class Inspector:
     def delete(self, job_id: str) -> None:
         """Delete a job with its attempts and steps; its unique key and its id are free.
 
+        Jobs that wait for it are cancelled, except those with `after_failure="run"`. With a completed job goes its result, also
+        for those that have yet to read it.
+
         One transaction. Raises `UnknownJob` and `JobActive` (cancel it first).
         """
         with self._access.changing() as connection:
             row = self._access.find_in(connection, job_id, DELETABLE, {State.ACTIVE: f"{CANCEL_IT}, then delete it"})
-            connection.execute(_sql.remove(row[STATE]), {"n": row[0]})
+            with _dependencies.noticing(connection, [row[0]]):
+                connection.execute(_sql.remove(row[STATE]), {"n": row[0]})
             connection.execute(_sql.DELETE_ATTEMPTS, (row[0],))
             connection.execute(_sql.DELETE_STEPS, (row[0],))
 
@@ -640,7 +677,8 @@ class Inspector:
     ) -> TaskInfo:
         with self._access.changing() as connection:
             row = self._access.find_in(connection, job_id, allowed, remedies)
-            connection.execute(statement(row[STATE]), {"n": row[0], "now": self._access.now()})
+            with _dependencies.noticing(connection, [row[0]]):
+                connection.execute(statement(row[STATE]), {"n": row[0], "now": self._access.now()})
             return self._access.info(connection, job_id)
 
 
@@ -656,6 +694,10 @@ def _schedule_info(row: _schedules.ScheduleRow, workers: int) -> ScheduleInfo:
 def _check_limit(limit: int) -> None:
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise InvalidOption("limit", limit, "give a number above 0")
+
+
+def _state_or_none(number: int | None) -> State | None:
+    return None if number is None else STATE_OF_NUMBER[number]
 
 
 def _zeros() -> dict[State, int]:

@@ -11,6 +11,7 @@ from fireforget import _context, logs
 from fireforget import payload as json_payload
 from fireforget.clock import to_datetime
 from fireforget.errors import FireforgetError, Interruption, InvalidOption
+from fireforget.task import State
 
 Connection = Any
 """A `sqlite3.Connection`; only the store knows SQLite by its name."""
@@ -58,7 +59,9 @@ class Job:
         "_headers",
         "_headers_json",
         "_judged",
+        "_needs",
         "_open_effects",
+        "_read_needs",
         "_report",
         "_store",
         "_unix_deadline",
@@ -113,6 +116,7 @@ class Job:
         report: Report,
         store: Callable[[], Any] | None = None,
         effects: "Callable[[Job], Effects] | None" = None,
+        needs: Callable[[], list[tuple[str, Any, str | None, Any]]] | None = None,
     ) -> None:
         self.id = id
         self.type = type
@@ -130,6 +134,8 @@ class Job:
         self._report = report
         self._store = store  # gives the queue that the job is stored in, opened when it is first asked for
         self._open_effects = effects
+        self._read_needs = needs  # None for a job that has never waited for others
+        self._needs: list[tuple[str, Any, str | None, Any]] | None = None
         self._cancelled = False
 
     @property
@@ -167,6 +173,27 @@ class Job:
     def cancelled(self) -> bool:
         """Whether somebody has asked to cancel this job; a handler that works in pieces looks between them and stops."""
         return self._cancelled
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The results of the jobs that this one was enqueued `after`, by id and in that order; None for one without a result.
+
+        Empty for a job that waited for none. Read from the database at the first use. Those that failed are in `failures`.
+        """
+        return {need: result for need, state, _, result in self._all_needs() if state == State.COMPLETED}
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why jobs that this one was enqueued `after` have failed, by id: those that were archived, cancelled, deleted, revoked.
+
+        Empty but for a job with `after_failure="run"` and one that somebody has run by hand.
+        """
+        return {need: reason or "" for need, state, reason, _ in self._all_needs() if state in (State.ARCHIVED, State.CANCELLED)}
+
+    def _all_needs(self) -> list[tuple[str, Any, str | None, Any]]:
+        if self._needs is None:
+            self._needs = [] if self._read_needs is None else self._read_needs()
+        return self._needs
 
     def write_result(self, value: Any) -> None:
         """Store a result while the job runs; a value that the handler returns replaces it.

@@ -1,4 +1,4 @@
-"""Ways of enqueuing that go beyond one call: fire and forget, and fan out.
+"""Ways of enqueuing that go beyond one call: fire and forget, fan out, chain.
 
 A pattern takes an `Enqueuer`, never a database, so it works with `SqliteQueue`, with the recording enqueuer of
 `fireforget.testing`, and with any object that has an `enqueue` method.
@@ -9,11 +9,11 @@ submission afterwards, with the map of threads and locks, is in `fireforget/_sub
     fire_and_forget --> the process's buffer --> a daemon thread --> enqueuer
     flush           --> waits until what was in the buffer is settled
 
-Fanning out is a call like `enqueue`: it waits, and tells what was stored.
+Fanning out and chaining are calls like `enqueue`: they wait, and tell what was stored.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fireforget import _submissions
@@ -81,9 +81,13 @@ def _to_wait(timeout: Seconds | None) -> float:
 
 def _to_options(options: dict[str, Any]) -> dict[str, Any]:
     """Check the options of a call; return them as they were given, since the enqueuer converts them itself."""
-    check_call_options(options)
+    checked = check_call_options(options)
+    if any(isinstance(need, Task) for need in checked.get("after", ())):
+        raise InvalidOption("after", options["after"], "give ids: a task that is fired and forgotten waits for stored jobs alone")
     if options.get("queue") is None:
         options["queue"] = DEFAULT_QUEUE
+    if "after" in checked:
+        options["after"] = checked["after"]
     if options.get("headers") is not None:
         options["headers"] = dict(options["headers"])  # as with a payload, later changes are not seen
     return options
@@ -137,6 +141,36 @@ def configure(*, max_submissions: int | None = None, max_bytes: int | None = Non
         if value is not None and (type(value) is not int or value < 1):
             raise InvalidOption(name, value, "give a whole number of 1 or more")
     _submissions.buffer.limit(max_submissions, max_bytes)
+
+
+# --- chain --------------------------------------------------------------------------------------------------------------
+
+
+def chain(enqueuer: Enqueuer, tasks: Iterable[Task], *, timeout: Seconds | None = None, **options: Any) -> list[TaskInfo]:
+    """Enqueue tasks that run one after the other, each once the one before it has completed, and return what was stored.
+
+    It is one transaction: all of them or none. Each finds the result of the one before it in `current_job().results`. Where one
+    is archived or cancelled, so are those after it, with that reason.
+
+    * `enqueuer` is one that has `enqueue_many`, as `SqliteQueue` has.
+    * `tasks` may have an `after` of their own; they wait for those jobs as well.
+    * `timeout` is how long the enqueuer may wait, in seconds; None leaves it to the enqueuer.
+    * `options` are those of `enqueue`, `connection` included where the enqueuer has it, and apply to every task, but for `after`:
+      the first task waits for those jobs.
+
+    Raises `InvalidOption` for an enqueuer without `enqueue_many`, `InvalidTask` for what is no task, and what `enqueue_many`
+    raises.
+    """
+    enqueue_many = getattr(enqueuer, "enqueue_many", None)
+    if enqueue_many is None:
+        raise InvalidOption("enqueuer", enqueuer, "a chain needs one with enqueue_many, so that all of it is stored or nothing")
+    first = check_options({"after": options.pop("after", None)}).get("after", ())
+    linked: list[Task] = []
+    for task in map(check_task, tasks):
+        needs = (*task.options.get("after", ()), *(linked[-1:] or first))
+        linked.append(task.with_options(after=needs))
+    stored: list[TaskInfo] = enqueue_many(linked, timeout=timeout, **options)
+    return stored
 
 
 # --- fan out ------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from hashlib import blake2b
@@ -31,7 +31,7 @@ from json import JSONDecodeError
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from fireforget import _db, _schedules, _sql
+from fireforget import _db, _graphs, _schedules, _sql
 from fireforget import payload as json_payload
 from fireforget._context import with_passed_headers
 from fireforget._schema import STATE_OF_NUMBER, migrate
@@ -133,10 +133,13 @@ class Intake:
         group = get("group")
         if group is not None and due > now:
             raise InvalidOption("group", group, "a member of a group has no delay of its own: the group says when it is complete")
+        after = get("after")
+        if after and group is not None:
+            raise InvalidOption("group", group, "a member of a group waits for the group alone: leave out either group or after")
         task_id = get("task_id")
         if task_id is not None:
             self._check_task_id(task_id)
-        return {
+        row: Row = {
             "nonce": _new_nonce(32),
             "task_id": task_id,
             "type": task.type,
@@ -154,7 +157,12 @@ class Intake:
             "unique_key": None if unique_for is None else unique_key_of(get("unique_key"), queue, task.type, payload),
             "unique_until": None if unique_for is None else now + unique_for,
             "group_name": group,
+            "linked": None,
         }
+        if after:
+            row["after"] = after
+            row["linked"] = _sql.RUNS_ANYWAY if get("after_failure") == "run" else 0
+        return row
 
     def _checked_payload(self, task: Task) -> str | None:
         payload = task.payload_json
@@ -172,22 +180,56 @@ class Intake:
     def _rows(self, tasks: Iterable[Task], overriding: dict[str, Any], now: float) -> list[Row]:
         """Return the rows of tasks that are stored together. Most often neighbours differ in their payloads alone."""
         rows: list[Row] = []
+        tasks = list(tasks)
         like: Task | None = None
+        wait = False
         for index, task in enumerate(tasks):
             try:
                 if like is not None and check_task(task).type == like.type and task.options == like.options:
                     row = {**rows[-1], "nonce": _new_nonce(32), "payload": self._checked_payload(task)}
                 else:
                     row = self._row(check_task(task), overriding, now)
-                    like = task if row["unique_key"] is None and row["task_id"] is None else None
+                    wait = wait or row["linked"] is not None
+                    like = task if row["unique_key"] is None and row["task_id"] is None and row["linked"] is None else None
                 rows.append(row)
             except InvalidTask as error:
                 error.index = index  # type: ignore[attr-defined]
                 raise
+        if wait:
+            self._find_beside(tasks, rows)
         return rows
+
+    @staticmethod
+    def _find_beside(tasks: Sequence[Task], rows: list[Row]) -> None:
+        """Turn the tasks that rows are to wait for into the rows' positions: they are the very objects, not equal ones."""
+        positions: dict[int, list[int]] = {}
+        for position, task in enumerate(tasks):
+            positions.setdefault(id(task), []).append(position)
+        for index, row in enumerate(rows):
+            if row["linked"] is None:
+                continue
+            needs: list[str | int] = []
+            for need in row["after"]:
+                if isinstance(need, Task) and id(need) not in positions:
+                    error = InvalidOption("after", need, "this task is not among those of this call: give the id of its job")
+                    error.index = index  # type: ignore[attr-defined]
+                    raise error
+                needs += positions[id(need)] if isinstance(need, Task) else [need]
+            row["after"] = needs
 
     def _stored(self, row: Row, n: int) -> TaskInfo:
         return TaskInfo._when_read(_fields_of_new, row, n, self._tag)
+
+    # --- jobs that wait for others ------------------------------------------------------------------------------------
+
+    def _needs_of(self, n: int) -> list[tuple[str, State | None, str | None, Any]]:
+        """Return (id, how it ended, why it failed, result) of the jobs that a job waits for, in the order of its `after`."""
+        with self._database.use() as connection:
+            rows = connection.execute(_sql.WAITS_FOR, {"n": n}).fetchall()
+        return [
+            (need, None if outcome is None else STATE_OF_NUMBER[outcome], reason, _lenient(result))
+            for need, outcome, reason, _, result in rows
+        ]
 
     # --- groups -------------------------------------------------------------------------------------------------------
 
@@ -275,6 +317,8 @@ class SqliteQueue(Intake):
         """
         wait = DEFAULT_WAIT if timeout is None else to_seconds("timeout", timeout, above_minimum=True)
         row = self._row(check_task(task), check_call_options(options), self._clock())
+        if row["linked"] is not None:
+            self._find_beside([task], [row])
         if connection is not None:
             return self._enqueue_inside(connection, row)
         inside = transaction.get(None)
@@ -325,8 +369,9 @@ class SqliteQueue(Intake):
     def _enqueue_inside(self, connection: sqlite3.Connection, row: Row) -> TaskInfo:
         """Insert on the caller's connection; SQLite's own errors pass, the transaction is the caller's."""
         self._check_caller(connection)
-        if row["unique_key"] is not None and not connection.in_transaction:
-            raise ValueError("unique_for on a connection needs an open transaction: begin one, since it takes two statements")
+        if not connection.in_transaction and (row["unique_key"] is not None or row["linked"] is not None):
+            option, number = ("after", "several") if row["linked"] is not None else ("unique_for", "two")
+            raise ValueError(f"{option} on a connection needs an open transaction: begin one, since it takes {number} statements")
         return self._stored(row, insert_one(connection, row))
 
     def _enqueue_many_inside(self, connection: sqlite3.Connection, rows: list[Row]) -> list[TaskInfo]:
@@ -549,7 +594,7 @@ class GroupCommit:
         try:
             with _db.gate:
                 connection = self._database.connection(patience=0)
-                if len(leader.rows) == 1 and leader.rows[0]["unique_key"] is None and not self._waiting:
+                if len(leader.rows) == 1 and not self._waiting and _takes_one_statement(leader.rows[0]):
                     leader.first = insert_one(connection, leader.rows[0])
                 else:
                     _write_together(connection, batch, self._fill)
@@ -646,9 +691,29 @@ def _write_together(connection: sqlite3.Connection, batch: list[_Submission], fi
             submission.first, submission.error = first, failure
 
 
+def _takes_one_statement(row: Row) -> bool:
+    return row["unique_key"] is None and row["linked"] is None
+
+
 def insert_all(connection: sqlite3.Connection, rows: list[Row]) -> int:
-    """Insert the rows inside the open transaction and return the number of the first; the others follow it without a gap."""
-    if len(rows) > 1 and all(row["unique_key"] is None for row in rows):
+    """Insert the rows inside the open transaction and return the number of the first; the others follow it without a gap.
+
+    Raises `TaskIDConflict`, `DuplicateTask`, and what is wrong with `after` (`_graphs.resolve`), with the row's position in
+    `index`.
+    """
+    plain = all(row["unique_key"] is None and row["linked"] is None for row in rows)
+    if plain or all(row["linked"] is None for row in rows):
+        return _insert_rows(connection, rows, apart=not plain)
+    tag = tag_of(connection)
+    cursor: Any = _plain_cursor(connection)
+    _graphs.resolve(cursor, rows, lambda job_id: _parse_generated(job_id, tag))
+    first = _insert_rows(connection, rows, apart=any(row["unique_key"] is not None for row in rows))
+    _graphs.link(cursor, rows, first, lambda n, nonce: public_id(tag, n, nonce))
+    return first
+
+
+def _insert_rows(connection: sqlite3.Connection, rows: list[Row], *, apart: bool) -> int:
+    if len(rows) > 1 and not apart:
         connection.execute("SAVEPOINT rows")
         try:
             _insert_each(connection, rows)
@@ -661,7 +726,7 @@ def insert_all(connection: sqlite3.Connection, rows: list[Row]) -> int:
     numbers = []
     for index, row in enumerate(rows):
         try:
-            numbers.append(insert_one(connection, row))
+            numbers.append(_insert_row(connection, row))
         except FireforgetError as error:
             error.index = index  # type: ignore[attr-defined]
             raise
@@ -697,7 +762,11 @@ def _plain_cursor(connection: sqlite3.Connection) -> sqlite3.Cursor:
 
 
 def insert_one(connection: sqlite3.Connection, row: Row) -> int:
-    """Insert one job and return its number; raises `TaskIDConflict` or `DuplicateTask` when its id or key is taken."""
+    """Insert one job and return its number; raises as `insert_all` does."""
+    return insert_all(connection, [row]) if row["linked"] is not None else _insert_row(connection, row)
+
+
+def _insert_row(connection: sqlite3.Connection, row: Row) -> int:
     if row["unique_key"] is not None:
         connection.execute(_sql.RELEASE_EXPIRED_KEY, {"unique_key": row["unique_key"], "now": row["enqueued_at"]})
     try:
@@ -790,11 +859,11 @@ def _fields_of_new(row: Row, n: int, tag: str) -> dict[str, Any]:
         "max_retry": row["max_retry"],
         "timeout": row["timeout"],
         "deadline": to_datetime(row["deadline"]),
-        "last_error": None,
+        "last_error": row.get("last_error"),
         "enqueued_at": to_datetime(row["enqueued_at"]),
-        "next_process_at": None if row["group_name"] is not None else to_datetime(row["due"]),
+        "next_process_at": to_datetime(row["due"]) if row["state"] in (_sql.PENDING, _sql.SCHEDULED) else None,
         "started_at": None,
-        "completed_at": None,
+        "completed_at": to_datetime(row.get("completed_at")),
         "result": None,
         "progress": None,
         "group": row["group_name"],

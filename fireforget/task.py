@@ -4,7 +4,7 @@ A `Task` is what a program hands over: a type, a payload, options. A job is that
 of one. Every option is checked here and nowhere else, so a mistake is reported where it was written.
 """
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -90,6 +90,29 @@ def _headers(option: str, value: object) -> dict[str, str]:
     return dict(value)
 
 
+def _after(option: str, value: object) -> "tuple[str | Task, ...]":
+    remedy = "give a list of ids or TaskInfos, or of tasks of the same enqueue_many"
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise InvalidOption(option, value, remedy)
+    needs: list[str | Task] = []
+    for need in value:
+        if isinstance(need, Task):
+            needs.append(need)
+        elif isinstance(need, TaskInfo):
+            needs.append(need.id)
+        elif is_name(need):
+            needs.append(str.__str__(need))
+        else:
+            raise InvalidOption(option, need, remedy)
+    return tuple(needs)
+
+
+def _after_failure(option: str, value: object) -> str:
+    if value not in ("end", "run"):
+        raise InvalidOption(option, value, 'choose "end", to end like the job that failed, or "run", to run all the same')
+    return str(value)
+
+
 _CHECKS: dict[str, Callable[[str, object], Any]] = {
     "queue": _name,
     "priority": _integer(-_LARGEST_INTEGER),
@@ -103,13 +126,15 @@ _CHECKS: dict[str, Callable[[str, object], Any]] = {
     "unique_key": _name,
     "retention": _duration,
     "group": _name,
+    "after": _after,
+    "after_failure": _after_failure,
     "headers": _headers,
 }
 
 CALL_OPTIONS = frozenset(_CHECKS) - {"timeout"} | {"run_timeout"}
 """Options of a call of `enqueue`, where `timeout` is how long the call may wait."""
 
-HANDLER_OPTIONS = frozenset(_CHECKS) - {"task_id", "deadline", "process_at"}
+HANDLER_OPTIONS = frozenset(_CHECKS) - {"task_id", "deadline", "process_at", "after"}
 """Options that make sense as a handler's defaults: those that do not name one job or one instant."""
 
 
@@ -130,7 +155,7 @@ def check_options(options: Mapping[str, Any], allowed: frozenset[str] | None = N
     return checked
 
 
-_FOREIGN = {"retries": "max_retry", "delay": "process_in", "countdown": "process_in", "eta": "process_at"}
+_FOREIGN = {"retries": "max_retry", "delay": "process_in", "countdown": "process_in", "eta": "process_at", "depends_on": "after"}
 """Options as other queues call them."""
 
 
@@ -226,6 +251,16 @@ class Task:
         set_attribute(task, "payload_json", payload_json)
         set_attribute(task, "options", options)
         return task
+
+    def with_options(self, **options: Any) -> "Task":
+        """Return the same task with other options: those given here override its own.
+
+        For what is not the same for all tasks of a handler, where several are enqueued together: `after`, say. Raises
+        `UnknownOption` and `InvalidOption`.
+        """
+        merged = merge_options(self.options, check_options(options))
+        check_unique(merged)
+        return Task._from_checked(self.type, self.payload_json, merged)
 
     @property
     def payload(self) -> Any:

@@ -191,6 +191,8 @@ class RecordingEnqueuer(Intake):
         """
         _check_call(timeout, connection)
         row = self._row(check_task(task), check_call_options(options), self._clock())
+        if row["linked"] is not None:
+            self._find_beside([task], [row])
         return self._record([task], [row])[0]
 
     def enqueue_many(
@@ -532,6 +534,8 @@ class _InlineWorker:
                 pass
             while claims.remove_expired() == MOST_EXPIRED:
                 pass
+            while claims.spread().more:
+                pass
             if self.registry.has_aggregators:
                 self._groups.close_complete(self._clock())
             lanes = claims.lanes()
@@ -580,6 +584,7 @@ class _InlineWorker:
 
 _OUTCOMES: dict[str, Outcome] = {
     "completed": "completed",
+    "returned": "completed",
     "settled": "completed",
     "lost": "cancelled",
     "retry": "retry",

@@ -17,6 +17,7 @@ The application's code runs here and nowhere else in a worker: handlers, middlew
 import asyncio
 import concurrent.futures
 import logging
+import marshal
 import os
 import random
 import signal
@@ -39,6 +40,7 @@ from fireforget._pool.board import Board, Cell, LockMark, Reason, Slot
 from fireforget._pool.channel import Channel
 from fireforget._pool.config import Settings
 from fireforget._pool.helper import be_quiet
+from fireforget._pool.ring import Ring
 from fireforget._pool.verdicts import CANCELLED, LEAST_UNCOUNTED_DELAY, open_for_too_long, timed_out_after
 from fireforget._shield import shield
 from fireforget.clock import Clock, to_seconds
@@ -120,9 +122,10 @@ class Runner:
     def run(self, index: int, row: tuple[Any, ...]) -> Outcome | None:
         """Run a job; return None when it succeeded and leaves nothing behind.
 
-        Otherwise ("completed", began, duration, result, note), ("settled",) where its own transaction has done that, ("retry",
-        began, duration, delay, error, traceback), ("archived", began, duration, error, traceback), ("expired", error), ("later",
-        delay, why), ("excused", delay, error), ("revoked",), ("cancelled", error) or ("lost",).
+        Otherwise ("completed", began, duration, result, note), ("returned", began, result, note) where only its result is left,
+        ("settled",) where its own transaction has done that, ("retry", began, duration, delay, error, traceback), ("archived",
+        began, duration, error, traceback), ("expired", error), ("later", delay, why), ("excused", delay, error), ("revoked",),
+        ("cancelled", error) or ("lost",).
         """
         (_, _, type, queue, payload, headers, retry_count, max_retry, timeout, deadline, nonce, task_id, due, *_rest) = row
         now = self._clock()
@@ -132,7 +135,7 @@ class Runner:
         job = Job(
             task_id or public_id(self._host.tag, row[0], nonce), type, queue, None, headers, retry_count, max_retry, timeout,
             deadline, definition.pattern, now, now - due if now > due else 0.0, self._report, self._host.store,
-            self._opener,
+            self._opener, None if row[16] is None else lambda: self._host.store()._needs_of(row[0]),
         )  # fmt: skip
         if deadline is not None and deadline <= now:
             return self._expire(job)
@@ -165,7 +168,7 @@ class Runner:
             if effects.is_settled:
                 return ("settled",)
         if row[14] == 0 and retry_count == 0 and not has_steps:  # no retention, and neither attempts nor steps to forget
-            return None
+            return None if result is None else self._returned(job, result, row)
         return ("completed", now, self._clock() - now, *self._encode(job, result))
 
     def _call(self, definition: Definition[Any, Any], job: Job, payload: Any) -> Any:
@@ -191,6 +194,16 @@ class Runner:
         if self._effects is not None:  # the job's own transaction may be what completes it
             setattr(self._effects, kind, value)
         self._host.send(("report", self.index, kind, value))
+
+    def _returned(self, job: Job, result: Any, row: tuple[Any, ...]) -> Outcome | None:
+        """Return the outcome of a job whose result is of use to those alone that wait for it. Whether there are any is known when
+        it is settled, and not before: they may have come while it ran.
+        """
+        if row[16] is None:  # most likely none ever come, so nobody is told that it cannot be kept
+            text, note = json_payload.result_of(result)
+        else:
+            text, note = self._encode(job, result)
+        return None if text is None and note is None else ("returned", job.started_at, text, note)
 
     @staticmethod
     def _encode(job: Job, result: Any) -> tuple[str | None, str | None]:
@@ -296,6 +309,7 @@ class Child:
         registry: Registry,
         settings: Settings,
         slot: Slot,
+        ring: Ring,
         channel: Channel,
         tag: str,
         path: str,
@@ -310,6 +324,7 @@ class Child:
         self._database: Database | None = None
         self._settings = settings
         self._slot = slot
+        self._ring = ring
         self._channel = channel
         self._sending = threading.Lock()
         self._opening = threading.Lock()
@@ -387,6 +402,8 @@ class Child:
     def finish_job(self, index: int, outcome: Outcome | None, always: bool) -> None:
         """Flush what the job has submitted, then tell its outcome."""
         flush_submissions()
+        if outcome is not None and outcome[0] == "returned" and not always and self._ring.put(index, marshal.dumps(outcome)):
+            return
         if outcome is not None or always:
             self.send(("outcome", index, outcome, middleware.samples.drain()))
 
@@ -644,7 +661,7 @@ def child_main(registry: Registry, settings: Settings, board: Board) -> Callable
         channel = Channel(connection)
         greeting = channel.receive()
         if greeting is not None:
-            child = Child(registry, settings, board.slot(slot_number), channel, *greeting)
+            child = Child(registry, settings, board.slot(slot_number), board.ring(slot_number), channel, *greeting)
             os.register_at_fork(after_in_child=lambda: _let_go(child, connection, board))
             child.serve()
 

@@ -7,6 +7,7 @@ its channel is closed when it has none), dead (the helper told).
 """
 
 import logging
+import marshal
 import os
 import select
 import signal
@@ -42,6 +43,7 @@ class ChildHandle:
     def __init__(self, slot_number: int, board: Board, mailbox: Mailbox) -> None:
         self.slot_number = slot_number
         self.slot = board.slot(slot_number)
+        self.ring = board.ring(slot_number)
         self.mailbox = mailbox
         self.pid = 0
         self.jobs: dict[int, Row] = {}
@@ -198,6 +200,7 @@ class Crew:
             return
         child = ChildHandle(slot_number, self._board, Mailbox(ours))
         child.slot.clear()
+        child.ring.clear()
         child.mailbox.send(self._greeting)
         self._children[slot_number] = child
         self._poll.register(ours, select.POLLIN)
@@ -227,6 +230,7 @@ class Crew:
     def _died(self, pid: int, status: int) -> None:
         child = next(child for child in self if child.pid == pid)
         self._hear(child)
+        self._take_results(child)
         self._collect(child)
         code = os.waitstatus_to_exitcode(status)
         expected = code == 0 and (child.retiring or self.stopping)
@@ -373,6 +377,7 @@ class Crew:
         if not outcomes and (not jobs or done <= next(iter(jobs))):
             return
         self._hear(child)
+        self._take_results(child)
         ended = [index for index in jobs if index < done or index in outcomes]
         rows = self._take(child, ended)
         if ended and ended[-1] >= child.counted and self._settings.threads == 1:
@@ -388,6 +393,11 @@ class Crew:
                 self.verdicts.told(row, outcome)
             except Exception as error:  # whatever a child says of one job must not end the worker
                 self.verdicts.unintelligible(row, error)
+
+    @staticmethod
+    def _take_results(child: ChildHandle) -> None:
+        for index, data in child.ring.take():
+            child.outcomes[index] = marshal.loads(data)
 
     # --- taking back --------------------------------------------------------------------------------------------------
 

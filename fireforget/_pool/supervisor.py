@@ -86,6 +86,7 @@ class Supervisor:
         self._looked_at = -_NEVER
         self._filled: dict[str, list[str]] = {}
         self._filled_at = self._read_lanes_at = -_NEVER
+        self._has_news = False
         self._next_due = _NEVER
         self._next_expiry = _NEVER
         self._trouble_until = 0.0
@@ -231,7 +232,7 @@ class Supervisor:
         moments += self._crew.moments(now)
         if self._trouble_until > now:
             moments.append(self._trouble_until)
-        elif self._verdicts.settlement or ((self._look_now or self._crew.freed) and self._rooms()):
+        elif self._verdicts.settlement or self._has_news or ((self._look_now or self._crew.freed) and self._rooms()):
             return 0.0
         else:
             moments.append(self._verdicts.tally.due_at)
@@ -312,7 +313,7 @@ class Supervisor:
         complete = self._claims_now() and min(self._groups.next_at, self._schedules.next_at) <= now
         tally = self._verdicts.tally
         tells = tally.due_at <= time.monotonic()
-        if not (settlement or due or expired or complete or tells or (rooms and lanes)):
+        if not (settlement or due or expired or complete or tells or self._has_news or (rooms and lanes)):
             self._look_now = False
             self._end_burst()
             return
@@ -323,6 +324,7 @@ class Supervisor:
             late = claims.settle(settlement) if settlement else 0
             if tells:
                 claims.add_to_history(tally.rows())
+            told = claims.spread()
             if due:
                 claims.forward_due()
             if expired:
@@ -330,8 +332,8 @@ class Supervisor:
             if complete:
                 self._groups.close_complete(now)
                 self._schedules.enqueue_due(now)
-            if wanted and (due or settlement or complete):  # what was seen before may be more by now
-                lanes = self._current_lanes(anew=bool(due or complete))
+            if wanted and (due or settlement or complete or told.unblocked):  # what was seen before may be more by now
+                lanes = self._current_lanes(anew=bool(due or complete or told.unblocked))
             rows = self._claim(lanes, wanted)
             next_due = claims.next_due() if due else self._next_due
             next_expiry = claims.next_expiry() if expired else self._next_expiry
@@ -343,7 +345,8 @@ class Supervisor:
         if late:
             self._samples.count("fireforget_results_discarded_total", (), late)
         self._crew.hand_out(rows, rooms)
-        looks_due = self._look_now and not looks
+        self._has_news = told.more
+        looks_due = (self._look_now and not looks) or told.unblocked > 0  # some may be due later
         unsure = len(rows) < wanted and not looks and self._filled_at < began  # other queues may have filled since
         self._look_now = (
             looks_due or unsure or self._settings.burst or (wanted > 0 and (len(rows) == wanted or claims.claimed_enough))
@@ -365,6 +368,7 @@ class Supervisor:
             self._claims.check_identity()
             self._next_due = self._claims.next_due()
             self._next_expiry = self._claims.next_expiry()
+            self._has_news = self._claims.has_news()
             self._recovery.look()
             self._groups.look()
             self._schedules.look(self._clock())
@@ -514,6 +518,7 @@ class Supervisor:
             with self._claims.transaction():
                 self._claims.settle(self._verdicts.settlement)
                 self._claims.add_to_history(self._verdicts.tally.rows())
+                self._claims.spread()
         except StoreError as error:
             self._may_write = False
             logs.event(logging.ERROR, "the last results could not be stored; their jobs will run again", error=str(error))

@@ -142,8 +142,13 @@ class Verdicts:
             self.settlement.completed.append((began, now, now + retention, result, note, *self.fence(row)))
             self.next_expiry = min(self.next_expiry, now + retention)
         else:
-            self.settlement.removed.append(self.fence(row))
+            self._returned(row, began, result, note)
             self.settlement.forgotten.append((row[_N],))
+
+    def _returned(self, row: Row, began: float, result: str | None, note: str | None) -> None:
+        """The job succeeded, and leaves nothing behind but its result, should others wait for it."""
+        self.settlement.removed.append(self.fence(row))
+        self.settlement.kept.append((began, result, note, *self.fence(row)))
 
     def _settled(self, row: Row) -> None:
         """The job's own transaction has settled it."""
@@ -190,7 +195,7 @@ class Verdicts:
         self.next_due = min(self.next_due, now + delay)
 
     def _revoked(self, row: Row) -> None:
-        self.settlement.removed.append(self.fence(row))
+        self.settlement.revoked.append(self.fence(row))
         self.settlement.forgotten.append((row[_N],))
 
     def _cancelled(self, row: Row, error: str) -> None:

@@ -51,6 +51,14 @@ def printed(name):
                 "to bert: message 1, message 2, message 3",
             ],
         ),
+        (
+            "workflow",
+            [
+                "lenient is completed: 8 words on 2 pages, 1 failed",
+                "strict is archived: needed job strict/c was archived: SkipRetry: /c is not there",
+                "strict is completed: 12 words on 3 pages, 0 failed",
+            ],
+        ),
     ],
 )
 def test_an_example_does_what_it_says(name, lines):

@@ -834,7 +834,7 @@ def test_the_reference_of_the_commands_has_the_shape_of_their_json(  # noqa: PLR
     assert listed.keys() == {"tasks", "after"} and listed["after"] is None
     assert all(job.keys() == members["job"] for job in listed["tasks"])
     shown = answer("task", "show", failed.id)
-    assert shown.keys() == members["job"] | {"attempts", "steps"}
+    assert shown.keys() == members["job"] | {"attempts", "steps", "needs", "dependants"}
     assert [attempt.keys() for attempt in shown["attempts"]] == [members["attempt"]]
     assert [step.keys() for step in shown["steps"]] == [members["step"]]
     assert len(answer("task", "show", failed.id, "mine")) == 2

@@ -7,9 +7,11 @@ import pytest
 
 from fireforget import Task, _sql
 
-NUMBERS = dict.fromkeys(("now", "most", "n", "nonce", "worker", "claim", "died", "most_0", "most_1", "most_2"), 1)
+NUMBERS = dict.fromkeys(("now", "most", "n", "state", "nonce", "worker", "claim", "died", "most_0", "most_1", "most_2"), 1)
 NUMBERS.update(dict.fromkeys(("state", "before", "batch"), 1))
-NAMES = dict.fromkeys(("queue", "unique_key", "task_id", "error", "key", "type", *(f"type_{n}" for n in range(100))), "x")
+NAMES = dict.fromkeys(
+    ("queue", "unique_key", "task_id", "error", "key", "type", "reason", *(f"type_{n}" for n in range(100))), "x"
+)
 NAMES.update(dict.fromkeys(("queue_0", "queue_1", "queue_2", "type_0_0", "type_1_0", "type_1_1", "type_2_0"), "x"))
 
 HOT = {
@@ -31,16 +33,23 @@ HOT = {
     "ENDED_BEYOND": (_sql.ENDED_BEYOND, "fireforget_resting"),
     "CANCEL_REQUESTED": (_sql.CANCEL_REQUESTED, "fireforget_cancel"),
     "LOOK_AT_KEY": (_sql.LOOK_AT_KEY, "sqlite_autoindex_fireforget_idempotency_1"),
+    "ANY_DEPENDANT": (_sql.ANY_DEPENDANT, "fireforget_dependants"),
+    "OPEN_DEPENDANTS": (_sql.OPEN_DEPENDANTS, "fireforget_dependants"),
+    "FAILED_DEPENDANTS": (_sql.FAILED_DEPENDANTS, "fireforget_dependants"),
+    "UNBLOCK": (_sql.UNBLOCK, "fireforget_open_need"),
+    "REMOVE_RELEASED": (_sql.REMOVE_RELEASED, "fireforget_dependants"),
     "REMOVE_EXPIRED_KEYS": (_sql.REMOVE_EXPIRED_KEYS, "fireforget_idempotency_expiry"),
 }
 BY_ROW_NUMBER = {
     name: getattr(_sql, name)
     for name in (
         "COMPLETE", "RETRY_LATER", "ARCHIVE", "CANCEL_ACTIVE", "PUT_BACK", "WRITE_RESULT", "WRITE_PROGRESS",
-        "JOB_BY_NUMBER", "RETURN_JOB", "ARCHIVE_AFTER_DEATHS", "DELETE_JOB", "SUBJECT_OF_HOOK",
+        "JOB_BY_NUMBER", "RETURN_JOB", "ARCHIVE_AFTER_DEATHS", "DELETE_JOB",
+        "MARK_NEEDED", "UNBLOCK", "FALL", "REMOVE_LINKED", "NEED_BY_NUMBER", "SUBJECT_OF_HOOK",
     )
 }  # fmt: skip
 BY_ROW_NUMBER["remove 64 settled jobs"] = _sql.remove_settled(64)
+BY_ROW_NUMBER["look at 64 linked jobs"] = _sql.linked_among(64)
 
 
 @pytest.fixture(params=["empty", "analyzed"])

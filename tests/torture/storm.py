@@ -8,6 +8,7 @@ What it holds the queue to:
 * every job that `enqueue` accepted has run to its end at least once, or is archived because its worker died 3 times under it;
 * no job ever ran twice at the same time;
 * no job ran again without a kill that explains it;
+* no job began before those that it needs had ended, and each found their results;
 * when all is drained no job is left in a wrong state, and SQLite finds the file sound.
 """
 
@@ -32,6 +33,9 @@ ROOT = HERE.parent.parent
 MOST_IN_FLIGHT = 16
 """Jobs that can have ended in a worker and not be settled yet, and so run again when it is killed: two short frames a child, of
 jobs of about 2 ms, with two children."""
+_LEFT = "state <> 'archived' AND NOT (state = 'completed' AND id IN (SELECT id FROM fireforget_dependency))"
+"""Archived jobs keep those that they need, for when somebody runs them again."""
+_WAITING = "SELECT count(*) FROM fireforget_dependency WHERE job NOT IN (SELECT n FROM fireforget_job)"
 
 
 class Storm:
@@ -143,7 +147,7 @@ class Storm:
     def left(self) -> int:
         """Return how many jobs are not at their end."""
         with contextlib.closing(sqlite3.connect(self.database)) as connection:
-            (count,) = connection.execute("SELECT count(*) FROM fireforget_jobs WHERE state <> 'archived'").fetchone()
+            (count,) = connection.execute(f"SELECT count(*) FROM fireforget_jobs WHERE {_LEFT}").fetchone()
             return int(count)
 
     def judge(self) -> dict[str, object]:
@@ -153,8 +157,11 @@ class Storm:
         ended: collections.Counter[str] = collections.Counter()
         points: collections.Counter[str] = collections.Counter()
         violations: list[str] = []
-        for line in self.ledger.read_text().splitlines():
-            word, subject, *_ = line.split()
+        needs: list[tuple[str, str]] = []
+        first: dict[tuple[str, str], float] = {}
+        for number, line in enumerate(self.ledger.read_text().splitlines()):
+            word, subject, *rest = line.split()
+            first.setdefault((word, subject), number)
             if word == "accepted":
                 accepted.add(subject)
             elif word == "began":
@@ -163,15 +170,28 @@ class Storm:
                 ended[subject] += 1
             elif word == "died":
                 points[subject] += 1
+            elif word == "needs":
+                needs.append((subject, rest[0]))
+            elif word == "misinformed":
+                violations.append(f"wrong results of what it needs: {line}")
             else:
                 violations.append(f"two runs at once: {line}")
         with contextlib.closing(sqlite3.connect(self.database)) as connection:
             archived = dict(connection.execute("SELECT id, last_error FROM fireforget_jobs WHERE state = 'archived'"))
-            left = connection.execute("SELECT id, state FROM fireforget_jobs WHERE state <> 'archived'").fetchall()
+            left = connection.execute(f"SELECT id, state FROM fireforget_jobs WHERE {_LEFT}").fetchall()
             workers = connection.execute("SELECT count(*) FROM fireforget_worker").fetchone()[0]
+            news = connection.execute("SELECT count(*) FROM fireforget_news").fetchone()[0]
+            waiting = connection.execute(_WAITING).fetchone()[0]
             (integrity,) = connection.execute("PRAGMA integrity_check").fetchone()
         violations += [f"accepted and never run to its end: {i}" for i in sorted(accepted - set(ended) - set(archived))]
         violations += [f"archived for a wrong reason: {i}: {e}" for i, e in archived.items() if "worker died under it" not in e]
+        never = float("inf")
+        violations += [
+            f"began before what it needs had ended: {job} needs {need}"
+            for job, need in needs
+            if first.get(("began", job), never) < first.get(("ended", need), never)
+        ]
+        violations += [f"{news} news not told and {waiting} needs noted of jobs that are gone"] * bool(news or waiting)
         violations += [f"left in state {state}: {i}" for i, state in left]
         violations += [f"{workers} workers are still signed in"] * bool(workers)
         violations += [f"integrity_check: {integrity}"] * (integrity != "ok")
@@ -182,6 +202,7 @@ class Storm:
         return {
             "seconds": self.seconds,
             "accepted": len(accepted),
+            "needs": len(needs),
             "runs_begun": sum(began.values()),
             "runs_ended": sum(ended.values()),
             "ran_to_the_end_again": reruns,

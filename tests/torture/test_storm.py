@@ -26,6 +26,7 @@ def test_a_storm_of_kills_loses_nothing_and_runs_nothing_twice_at_once(tmp_path)
     figures = judged(tmp_path, 12, seed=20)
     assert figures["violations"] == []
     assert figures["accepted"] > 500
+    assert figures["needs"] > 50
     assert figures["kills"] > 30
 
 
@@ -76,10 +77,13 @@ def test_the_judge_finds_what_it_looks_for(tmp_path):
     with SqliteQueue(tmp_path / "storm.db") as queue:
         left = queue.enqueue(Task("storm")).id
     calm = storm.Storm(tmp_path, 0, 0)
-    calm.ledger.write_text("accepted lost\naccepted fine\nbegan fine 1\nended fine 1\nended fine 1\noverlap fine 2\n")
+    lines = ["accepted lost", "accepted fine", "began fine 1", "ended fine 1", "ended fine 1", "overlap fine 2"]
+    calm.ledger.write_text("\n".join([*lines, "needs fine lost", "misinformed fine 2"]))
     violations = "\n".join(calm.judge()["violations"])
     calm.log.close()
     assert "accepted and never run to its end: lost" in violations
     assert "two runs at once: overlap fine 2" in violations
+    assert "began before what it needs had ended: fine needs lost" in violations
+    assert "wrong results of what it needs: misinformed fine 2" in violations
     assert f"left in state pending: {left}" in violations
     assert "1 jobs ran to their end again and 0 kills explain 0 at most" in violations

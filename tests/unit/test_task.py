@@ -224,7 +224,7 @@ def test_an_unknown_option_raises_and_lists_those_there_are(option):
         ("eta", "did you mean process_at?"),
         ("time_limit", "did you mean timeout?"),
         ("run_timeout", "here it is called timeout"),
-        ("xyz", "unknown option 'xyz': the options are deadline, "),
+        ("xyz", "unknown option 'xyz': the options are after, after_failure, deadline, "),
     ],
 )
 def test_an_unknown_option_gets_the_right_one_proposed(option, said):

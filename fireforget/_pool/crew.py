@@ -171,13 +171,17 @@ class Crew:
             child.mailbox.send(("frame", child.sent, share))
             child.sent += len(share)
 
-    def ask_any(self, message: Any) -> int | None:
-        """Send a message to any child that can answer; return its slot, None when there is none."""
-        for slot_number, child in self._children.items():
-            if child.ready and not child.retiring and not child.mailbox.ended:
+    def ask(self, message: Any, asked: set[int | None]) -> None:
+        """Send a message to an idle child or, where none is, to all: the first that has run what it has answers.
+
+        `asked` are the slots of those that have it already; whoever gets it is added.
+        """
+        able = [child for child in self if child.ready and not child.retiring and not child.mailbox.ended]
+        idle = [child for child in able if not child.jobs]
+        for child in idle[:1] or able:
+            if child.slot_number not in asked:
                 child.mailbox.send(message)
-                return slot_number
-        return None
+                asked.add(child.slot_number)
 
     # --- births and deaths --------------------------------------------------------------------------------------------
 

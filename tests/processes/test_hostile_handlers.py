@@ -153,7 +153,7 @@ def test_a_retry_policy_that_hangs_holds_up_its_own_job_alone(site):
     """After five seconds the default delay is used; the child that hangs in it is replaced."""
     worker = site.worker("--concurrency", 2)
     job = site.enqueue("hangs:in:policy", run_timeout=0.2)
-    worker.wait_log("no answer in time", within=10)
+    worker.wait_log("no child has answered within 5 s", within=10)
     site.state_is(job, "retry")
     assert site.result("ok").state == "completed"
     assert worker.stop() == 0

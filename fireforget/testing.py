@@ -500,6 +500,8 @@ class _InlineWorker:
 
     def send(self, message: Any) -> None:
         """Take in what the running handler says of itself."""
+        if message[0] != "report":
+            return  # what would hold if this process ended
         _, _, kind, value = message
         self._verdicts.reported(self._row, kind, value)
         self._said[kind] = json_payload.decode(value) if kind == "result" else Progress(*value)

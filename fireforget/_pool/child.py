@@ -42,7 +42,13 @@ from fireforget._pool.channel import Channel
 from fireforget._pool.config import Settings
 from fireforget._pool.helper import be_quiet
 from fireforget._pool.ring import Ring
-from fireforget._pool.verdicts import CANCELLED, LEAST_UNCOUNTED_DELAY, open_for_too_long, timed_out_after
+from fireforget._pool.verdicts import (
+    CANCELLED,
+    DECIDED_FOR_TOO_LONG,
+    LEAST_UNCOUNTED_DELAY,
+    open_for_too_long,
+    timed_out_after,
+)
 from fireforget._shield import Window, shield
 from fireforget.clock import Clock, to_seconds
 from fireforget.errors import (
@@ -59,7 +65,7 @@ from fireforget.errors import (
 from fireforget.job import Job, running, says_failure
 from fireforget.queue_sqlite import Intake, SqliteQueue, public_id, transaction
 from fireforget.registry import Definition, PayloadMismatch, Registry
-from fireforget.retry import default_delay, delay_after
+from fireforget.retry import default_delay, delay_after, is_ours
 
 MOST_TRACEBACK = 16 * 1024
 MOST_ERROR = 4096
@@ -84,7 +90,9 @@ class Host(Protocol):
         """Return the queue's file as handlers use it."""
 
     def send(self, message: Any) -> None:
-        """Take what a running handler says of itself: ("report", index, kind, value)."""
+        """Take what a running handler says of itself: ("report", index, kind, value), or what becomes of a run should the process
+        end while the application decides on it: ("fallback", index, outcome, samples).
+        """
 
     def store(self) -> Intake:
         """Return the queue that the jobs are stored in, for what handlers do there."""
@@ -94,7 +102,7 @@ class Runner:
     """Runs one job at a time on one thread, and turns whatever happens into an outcome.
 
     `run_async` runs a coroutine to its end; `clock` returns Unix seconds; `mark` is where the supervisor sees that the job holds
-    the database's write lock.
+    the database's write lock, `mark_deciding` says there that the application decides on its failure, or has ended.
     """
 
     def __init__(
@@ -103,6 +111,7 @@ class Runner:
         run_async: Callable[[Any, "Runner"], Any],
         clock: Clock = time.time,
         mark: Mark | None = None,
+        mark_deciding: Callable[[bool], None] = lambda decides: None,
     ) -> None:
         self._host = host
         self._run_async = run_async
@@ -117,6 +126,8 @@ class Runner:
         self.thread_id = threading.get_ident()
         self._window = Window()
         self._cancel_async: Callable[[], object] | None = None
+        self._mark_deciding = mark_deciding
+        self._decides = False
         self.index = -1
         self.job: Job | None = None
 
@@ -200,7 +211,7 @@ class Runner:
         handler has ended changes nothing any more: what is logged and counted then is what became of the run.
         """
         with self._window.lock:  # the job does not end meanwhile, and the next one does not begin
-            if self.job is None or self.index != index:
+            if self.job is None or self.index != index or self._decides != (reason == Reason.DECISION):
                 return
             error = interruption_of(reason, self.job)
             if self._cancel_async is not None:
@@ -228,7 +239,17 @@ class Runner:
         """
         at = max((place for place, each in enumerate(chain, 1) if each in middleware.DEFAULT_CHAIN), default=0)
         whole = [each if each in middleware.DEFAULT_CHAIN else self._letting_in(each) for each in chain]
-        return [*whole[:at], _flushing, *more, *whole[at:]]
+        return [*whole[:at], self._conclude, *more, *whole[at:]]
+
+    def _conclude(self, job: Job, call_next: middleware.CallNext) -> Any:
+        """Middleware of our own: have done what is to be done before anything is told of the run."""
+        try:
+            return call_next()
+        except BaseException as error:
+            self._judge(job, error)
+            raise
+        finally:
+            flush_submissions()
 
     def _letting_in(self, application: middleware.Middleware) -> middleware.Middleware:
         """Return an application's middleware with the window open for its own code, and shut for what it calls."""
@@ -328,11 +349,11 @@ class Runner:
             return ("cancelled", _shorten(middleware.describe(error)))
         text, trace = _shorten(_text_of(error)), _traceback_of(error)
         if not middleware.is_failure(error, job):
-            return ("excused", max(LEAST_UNCOUNTED_DELAY, self._delay(job, definition, error)), text)
+            return self._again(job, definition, error, lambda delay: ("excused", max(LEAST_UNCOUNTED_DELAY, delay), text))
         if job.retry_count >= job.max_retry or middleware.is_final(error):
             return self._archive(job, text, trace, duration)
         middleware.samples.count("fireforget_jobs_retried_total", (job.pattern, job.queue))
-        return ("retry", job.started_at, duration, self._delay(job, definition, error), text, trace)
+        return self._again(job, definition, error, lambda delay: ("retry", job.started_at, duration, delay, text, trace))
 
     def _archive(self, job: Job, text: str, trace: str | None, duration: float) -> Outcome:
         middleware.samples.count("fireforget_jobs_archived_total", (job.pattern, job.queue))
@@ -344,13 +365,51 @@ class Runner:
         logs.task_failed(job.pattern, job.id, job.queue, job.retry_count, 0.0, DEADLINE_PASSED)
         return ("expired", DEADLINE_PASSED)
 
-    def _delay(self, job: Job, definition: Definition[Any, Any], error: BaseException) -> float:
+    # --- what the application decides on failures ---------------------------------------------------------------------
+
+    def _again(
+        self, job: Job, definition: Definition[Any, Any], error: BaseException, outcome: Callable[[float], Outcome]
+    ) -> Outcome:
+        """Return the outcome of a run that another one follows, after the seconds that the job's policy says.
+
+        Where that is the application's, it may hang, or end the process: the supervisor is told before what holds then.
+        """
         policy = self._host.registry.retry_delay if definition.retry_delay is None else definition.retry_delay
+        fallback = outcome(default_delay(job.retry_count))
         try:
-            return delay_after(policy, job.retry_count, error)
-        except Exception as failed:
+            if is_ours(policy):
+                return outcome(delay_after(policy, job.retry_count, error))
+            self._host.send(("fallback", self.index, fallback, middleware.samples.drain()))
+            with self._deciding():
+                return outcome(delay_after(policy, job.retry_count, error))
+        except BaseException as failed:
             logs.retry_delay_failed(job.pattern, job.id, middleware.describe(failed))
-            return default_delay(job.retry_count)
+            return fallback
+
+    def _judge(self, job: Job, error: BaseException) -> None:
+        """Have the application's `is_failure` say whether the run has failed, before our middleware asks; it is asked once."""
+        if self._host.registry._is_failure_of(job.type) is not None:
+            with suppress(Interruption), self._deciding():
+                middleware.is_failure(error, job)
+
+    @contextmanager
+    def _deciding(self) -> Iterator[None]:
+        """Run a function of the application's that has `DECISION_SECONDS`; the job's own limits hold no more."""
+        with self._window.lock:
+            self._decides = True
+            self._window.waiting = None
+        self._mark_deciding(True)
+        try:
+            try:
+                self._window.open()
+                yield
+            finally:
+                self._window.shut()
+        finally:
+            self._mark_deciding(False)
+            with self._window.lock:
+                self._decides = False
+                self._window.waiting = None
 
 
 class Child:
@@ -468,7 +527,9 @@ class _InTurn:
         self._slot = slot
         self._cell = slot.cells[0]
         self._loop: asyncio.Runner | None = None
-        self._runner = Runner(child, self._run_async, mark=LockMark(slot, self._cell))
+        self._runner = Runner(
+            child, self._run_async, mark=LockMark(slot, self._cell), mark_deciding=partial(slot.mark_deciding, self._cell)
+        )
 
     def take(self, first: int, rows: list[tuple[Any, ...]]) -> None:
         """Run a frame, up to where the board allows."""
@@ -544,7 +605,8 @@ class _AtOnce:
             self._ready.notify(len(rows))
 
     def _work(self, cell: Cell) -> None:
-        runner = Runner(self._child, self._run_async, mark=LockMark(self._slot, cell))
+        mark_deciding = partial(self._slot.mark_deciding, cell)
+        runner = Runner(self._child, self._run_async, mark=LockMark(self._slot, cell), mark_deciding=mark_deciding)
         with self._ready:
             self._cells[runner] = cell
         while (item := self._next(cell)) is not None:
@@ -650,6 +712,8 @@ def interruption_of(reason: int, job: Job | None) -> Interruption:
         if job is not None:
             job._cancelled = True
         return JobCancelled(CANCELLED)
+    if reason == Reason.DECISION:
+        return JobTimeout(DECIDED_FOR_TOO_LONG)
     if reason == Reason.DEADLINE:
         return JobTimeout(DEADLINE_PASSED)
     if reason == Reason.TRANSACTION:
@@ -668,14 +732,6 @@ def _raise_in(thread: int, error: BaseException) -> None:
     kind = type(error)
     same = type(kind.__name__, (kind,), {"__init__": lambda self: BaseException.__init__(self, *error.args)})
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(same))
-
-
-def _flushing(job: Job, call_next: middleware.CallNext) -> Any:
-    """Middleware of our own: store what was fired and forgotten."""
-    try:
-        return call_next()
-    finally:
-        flush_submissions()
 
 
 def flush_submissions() -> None:

@@ -51,6 +51,8 @@ class ChildHandle:
         self.sent = 0
         """The index of the next job it will be given."""
         self.outcomes: dict[int, Row | None] = {}
+        self.fallbacks: dict[int, Row] = {}
+        """What becomes of jobs should the process end while the application decides on their failures, by index."""
         self.counted = 0
         """The index below which the child has told its counts of runs, which are also in the metrics then."""
         self.uncounted: dict[int, Row] = {}
@@ -263,6 +265,8 @@ class Crew:
         for index, row in child.jobs.items():
             if index not in running:
                 self.verdicts.put_back(row)
+            elif index in child.fallbacks:
+                self.verdicts.died_undecided(row, child.fallbacks[index])
             elif self.verdicts.settled_before_death(row):
                 continue
             elif self._killed_all:
@@ -313,6 +317,8 @@ class Crew:
                 self._hear_outcome(child, *message[1:])
             elif kind == "report":
                 self._hear_report(child, *message[1:])
+            elif kind == "fallback":
+                self._hear_fallback(child, *message[1:])
             elif kind == "answer":
                 self.verdicts.answered(*message[1:])
             else:
@@ -341,6 +347,11 @@ class Crew:
 
     def _hear_outcome(self, child: ChildHandle, index: int, outcome: Row | None, delta: metrics.Delta | None) -> None:
         child.outcomes[index] = outcome
+        child.fallbacks.pop(index, None)
+        self._count(child, index + 1, delta)
+
+    def _hear_fallback(self, child: ChildHandle, index: int, outcome: Row, delta: metrics.Delta | None) -> None:
+        child.fallbacks[index] = outcome
         self._count(child, index + 1, delta)
 
     def _count(self, child: ChildHandle, up_to: int, delta: metrics.Delta | None) -> None:

@@ -15,6 +15,7 @@ from fireforget import logs, metrics
 from fireforget._claims import HOOK, Fence, Settlement
 from fireforget._pool import hooks
 from fireforget._pool.board import Reason
+from fireforget._pool.config import DECISION_SECONDS
 from fireforget._pool.tally import Tally
 from fireforget.clock import Clock
 from fireforget.errors import DEADLINE_PASSED, ChildDied, JobTimeout, StoreError
@@ -28,6 +29,7 @@ Row = tuple[Any, ...]
 CANCELLED = "cancelled while it ran"
 KilledRun = tuple[float, float]
 """When a run began whose process was killed, in Unix seconds, and how many seconds it took."""
+DECIDED_FOR_TOO_LONG = f"did not end within {DECISION_SECONDS:g} s"
 ANSWER_SECONDS = 5.0
 """How long a child may take to say what the application wants done about a job whose own process was killed."""
 LEAST_UNCOUNTED_DELAY = 1.0
@@ -233,6 +235,8 @@ class Verdicts:
             logs.task_not_counted("cancelled", *self._names(row), time.monotonic() - began, "killed after it was cancelled")
             self._samples.count("fireforget_jobs_returned_total", ("cancelled",))
             self._cancelled(row, CANCELLED)
+        elif reason == Reason.DECISION:
+            self._fail_killed(row, f"its is_failure {DECIDED_FOR_TOO_LONG}", began, timed_out=True)
         elif reason == Reason.DEADLINE:
             self._archive_killed(row, DEADLINE_PASSED, self._run_since(began))
         elif reason == Reason.TRANSACTION:
@@ -269,6 +273,12 @@ class Verdicts:
             retry_count=retry_count,
         )
         return True
+
+    def died_undecided(self, row: Row, outcome: Row) -> None:
+        """The job's process ended while the application's policy computed a delay; `outcome` is what holds then."""
+        pattern, job_id, _, _ = self._names(row)
+        logs.retry_delay_failed(pattern, job_id, "its process ended meanwhile")
+        self.told(row, outcome)
 
     def died_with_its_child(self, row: Row, pid: int, code: int, began: float) -> None:
         """The job's process ended under it; `code` as `os.waitstatus_to_exitcode` gives it."""

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from fireforget import Task
+from fireforget import Inspector, Task
 
 APP = """
 import enum
@@ -68,6 +68,10 @@ def mail():
 def hangs_in_policy():
     signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
     time.sleep(60)
+
+@registry.task("fails", retry_delay=lambda n, error: os._exit(4) if error.args[0] == "dies" else hangs_in_policy())
+def fails(how):
+    raise ValueError(how)
 """
 
 
@@ -156,4 +160,17 @@ def test_a_retry_policy_that_hangs_holds_up_its_own_job_alone(site):
     worker.wait_log("no child has answered within 5 s", within=10)
     site.state_is(job, "retry")
     assert site.result("ok").state == "completed"
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("how", ["dies", pytest.param("hangs", marks=pytest.mark.torture)])  # that takes 6 s
+def test_a_retry_policy_that_never_answers_costs_its_job_nothing_more(site, how):
+    """The job has failed with its own error, told once, and the default delay is used; its process is replaced."""
+    worker = site.worker("--concurrency", 1)
+    info = site.state_is(site.enqueue("fails", {"how": how}), "retry", within=15)
+    assert (info.last_error, info.retry_count) == (f"ValueError: {how}", 1)
+    assert "in fails" in Inspector(site.queue).attempts(info.id)[0].traceback
+    assert site.result("ok").state == "completed"
+    assert [record["error"] for record in worker.said("task failed", task_id=info.id)] == [f"ValueError: {how}"]
+    assert worker.said("retry_delay failed, used the default", task_id=info.id)
     assert worker.stop() == 0

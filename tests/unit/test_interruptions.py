@@ -34,7 +34,7 @@ class Scene:
         return self.registry.match(type)
 
     def send(self, message):
-        self.said.append(message)
+        self.said.append(message[:3])
 
     def store(self):
         raise AssertionError("no test needs it")
@@ -43,15 +43,16 @@ class Scene:
         """A runner of this thread. Its `here` and `from_another_thread` interrupt the job that it runs, `wrap` sets its chain."""
         runner = Runner(self, None)
         runner.wrap = lambda *chain: setattr(runner, "_chain", middleware.compose(runner._chain_of(chain)))
-        runner.here = partial(runner.interrupt, 0, Reason.TIMEOUT, _raise)
-        elsewhere = partial(runner.interrupt, 0, Reason.TIMEOUT, partial(_raise_in, runner.thread_id))
 
-        def from_another_thread():
-            thread = threading.Thread(target=elsewhere)
+        def here(reason=Reason.TIMEOUT):
+            runner.interrupt(0, reason, _raise)
+
+        def from_another_thread(reason=Reason.TIMEOUT):
+            thread = threading.Thread(target=runner.interrupt, args=(0, reason, partial(_raise_in, runner.thread_id)))
             thread.start()
             thread.join()
 
-        runner.from_another_thread = from_another_thread
+        runner.here, runner.from_another_thread = here, from_another_thread
         return runner
 
     def run(self, runner, type, index=0):
@@ -64,7 +65,7 @@ class Scene:
         return "succeeded" if outcome is None else (outcome[0], *outcome[-2:-1]), self.records, counted
 
     def samples_counted(self):
-        counts, _ = self.samples.drain()
+        counts, _ = self.samples.drain() or ({}, {})
         return [labels for name, labels in counts if name == "job_processed_total"]
 
 
@@ -172,3 +173,38 @@ def test_what_a_handler_fires_and_forgets_is_stored_before_its_run_is_told(scene
     scene.at_record = lambda: order.append("told")
     assert scene.run(scene.runner(), "fires") == SUCCESS
     assert order == ["stored", "told"]
+
+
+def test_a_retry_policy_has_a_limit_of_its_own(scene, interrupting):
+    """The job's own does not reach it any more; when its own has passed, the default delay is used, and a record says so."""
+    runner, interrupt = interrupting
+    went_on = []
+
+    def policy(retry_count, error):
+        interrupt(Reason.TIMEOUT)
+        went_on.append(error)
+        interrupt(Reason.DECISION)
+        raise AssertionError("it went on")
+
+    @scene.registry.task("fails", retry_delay=policy)
+    def fails():
+        raise ValueError("no")
+
+    outcome, records, counted = scene.run(runner, "fails")
+    assert (outcome, counted) == (("retry", "ValueError: no"), []), "its counts went with what holds if it never ends"
+    assert len(went_on) == 1 and records == ["task failed", "retry_delay failed, used the default"]
+    kind, index, fallback = scene.said[0]
+    assert (kind, index, fallback[0], fallback[4]) == ("fallback", 0, "retry", "ValueError: no")
+
+
+def test_is_failure_has_that_limit_too(scene, interrupting):
+    """One that does not say in time whether the run has failed leaves it a failure."""
+    runner, interrupt = interrupting
+
+    @scene.registry.task("fails", is_failure=lambda error: interrupt(Reason.DECISION))
+    def fails():
+        raise ValueError("no")
+
+    outcome, records, counted = scene.run(runner, "fails")
+    assert (outcome, counted) == (("retry", "ValueError: no"), ["failed"])
+    assert records == ["is_failure failed", "task failed"]

@@ -466,9 +466,17 @@ class Child:
             return self._database
 
     def send(self, message: Any) -> None:
-        """Send a message; safe between threads. Handlers do it too, to report how they get on: half of one must not be sent."""
+        """Send a message; safe between threads. Handlers do it too, to report how they get on: half of one must not be sent.
+
+        Where that fails, the process ends, whichever thread it is: the supervisor is gone, or a handler has closed the channel.
+        """
         with shield, self._sending:
-            self._channel.send(message)
+            try:
+                self._channel.send(message)
+            except OSError:
+                if self.is_foreign:
+                    raise
+                os._exit(1)
 
     def store(self) -> SqliteQueue:
         """Return the queue that the jobs are stored in, opened for the first handler that needs it; most never do."""
@@ -617,8 +625,6 @@ class _AtOnce:
                 if self._child.is_foreign:
                     os._exit(0)
                 self._child.finish_job(index, outcome, always=True)
-            except OSError:
-                raise  # the supervisor is gone
             except BaseException as error:  # a mistake of ours
                 text = f"the worker failed to end it: {middleware.describe(error)}"
                 self._child.finish_job(index, ("archived", time.time(), 0.0, text, None), always=True)
@@ -771,6 +777,8 @@ def _print_whole_lines() -> None:
 
 def _let_go(child: Child, connection: socket.socket, board: Board) -> None:
     """In a process that a handler forks: it must hold neither the worker's lock nor the channel, and never go on as a child."""
+    if child.is_foreign:
+        return  # it forks in turn, and what has these numbers by now is its own
     child.is_foreign = True
     connection.close()
     with suppress(OSError):

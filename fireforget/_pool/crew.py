@@ -243,6 +243,8 @@ class Crew:
         if not expected and not self._killed_all:
             self._lament(child, pid, code)
         self._settle_dead(child, pid, code)
+        if self._killed_all:
+            child.slot.clear()  # nothing it ran has caused its death, also for whoever takes over should we fail to store that
         for row in child.uncounted.values():
             self.verdicts.count_success(row)
         self._drop(child)
@@ -505,6 +507,7 @@ class Crew:
         for child in self:
             for row in self._take(child, list(child.jobs)):
                 self.verdicts.put_back(row)
+            child.slot.clear()
 
     def close(self) -> None:
         """Close the channels of whoever is left."""

@@ -189,8 +189,8 @@ def test_a_retry_policy_that_never_answers_costs_its_job_nothing_more(site, how)
     assert (info.last_error, info.retry_count) == (f"ValueError: {how}", 1)
     assert "in fails" in Inspector(site.queue).attempts(info.id)[0].traceback
     assert site.result("ok").state == "completed"
+    worker.wait_record("retry_delay failed, used the default", task_id=info.id)
     assert [record["error"] for record in worker.said("task failed", task_id=info.id)] == [f"ValueError: {how}"]
-    assert worker.said("retry_delay failed, used the default", task_id=info.id)
     assert worker.stop() == 0
 
 

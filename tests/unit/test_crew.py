@@ -26,10 +26,13 @@ class Helper:
 
 
 class Verdicts:
-    """Notes what is said of jobs."""
+    """Notes what is said of jobs, none of which has settled itself."""
 
     def __init__(self):
         self.said = []
+
+    def settled_before_death(self, row):
+        return False
 
     def __getattr__(self, name):
         return lambda *said: self.said.append(name)
@@ -40,7 +43,7 @@ def crew(tmp_path):
     """A crew whose one child runs job 12."""
     own = board.Board.create(str(tmp_path / "jobs.db"), 2, 1)
     settings = Settings.checked(concurrency=1)
-    crew = Crew(settings, own, Helper(), Enforcer(lambda pid, number: None), metrics.Samples(), select.poll(), ("tag", "path"))
+    crew = Crew(settings, own, Helper(), Enforcer(lambda pid, number: None, None), metrics.Samples(), select.poll(), ("tag", "path"))
     crew.verdicts = Verdicts()
     crew.fork_missing()
     crew._forked(0, PID)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar, cast, overload
 from fireforget import _context, logs
 from fireforget import payload as json_payload
 from fireforget.clock import to_datetime
-from fireforget.errors import FireforgetError, Interruption, InvalidOption
+from fireforget.errors import FireforgetError, InvalidOption
 from fireforget.task import State
 
 Connection = Any
@@ -325,8 +325,6 @@ def says_failure(hook: Callable[[BaseException], object], error: BaseException, 
     """Return whether an `is_failure` takes the error for a failure: anything but False does, and a hook that raises as well."""
     try:
         return hook(error) is not False
-    except Interruption:
-        raise
     except BaseException as failed:
         logs.hook_failed("is_failure", task_type, task_id, f"{type(failed).__name__}: {failed}")
         return True

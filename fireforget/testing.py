@@ -463,7 +463,7 @@ class _InlineWorker:
         self._weights = dict(DEFAULT_QUEUES if weights is None else weights)
         self._strict = strict
         self._lanes = Lanes(self._weights, strict)
-        self._verdicts = Verdicts(registry, Samples(), claims.worker, self.tag, self._clock, lambda question: None)
+        self._verdicts = Verdicts(registry, Samples(), claims.worker, self.tag, self._clock, lambda question, asked: None)
         self._queue = queue
         self._groups = Groups(registry, claims, queue, claims._queues)
         self._own = {AGGREGATE: definition_of_groups(registry, self.store), HOOK: hooks.definition(registry, self.tag)}
@@ -500,6 +500,8 @@ class _InlineWorker:
 
     def send(self, message: Any) -> None:
         """Take in what the running handler says of itself."""
+        if message[0] != "report":
+            return  # what would hold if this process ended
         _, _, kind, value = message
         self._verdicts.reported(self._row, kind, value)
         self._said[kind] = json_payload.decode(value) if kind == "result" else Progress(*value)

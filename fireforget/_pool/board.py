@@ -15,6 +15,7 @@ Each child has a slot of 8-byte words, and in it a cell for each job that it can
            interrupt  (supervisor) index + 1 of the job to be interrupted
            reason     (supervisor) why: see `Reason`
            holds      (child)      since when it holds the database's write lock for a handler or a step, 0 for not at all
+           decides    (child)      since when, in monotonic seconds, the application decides on its failure, 0 for not at all
 
 Behind the slots each child has a ring for results (`ring`). In the header, `wanted` says that the supervisor waits for that lock
 or has it: children that want it let it go first.
@@ -49,7 +50,7 @@ _HEADER_WORDS = 8
 _SLOT_WORDS = 8
 _CELL_WORDS = 8
 _LIMIT, _STARTED, _DONE = 0, 1, 2
-_INDEX, _NUMBER, _BEGAN, _INTERRUPT, _REASON, _HOLDS = 0, 1, 2, 3, 4, 5
+_INDEX, _NUMBER, _BEGAN, _INTERRUPT, _REASON, _HOLDS, _DECIDES = 0, 1, 2, 3, 4, 5, 6
 _WANTED = 3  # in the header, behind what `_HEADER` packs
 UNLIMITED = 2**63
 
@@ -64,6 +65,7 @@ class Reason(IntEnum):
     DEADLINE = 2
     CANCELLED = 3
     TRANSACTION = 4
+    DECISION = 5
 
 
 class Board:
@@ -208,6 +210,15 @@ class Slot:
         found = {self.words[cell.index_at] - 1: self.doubles[cell.holds_at] for cell in self.cells}
         return {index: since for index, since in found.items() if since}
 
+    def mark_deciding(self, cell: "Cell", decides: bool) -> None:
+        """Say that the application begins to decide on the failure of the cell's job, or has ended."""
+        self.doubles[cell.decides_at] = time.monotonic() if decides else 0.0
+
+    def deciding(self) -> dict[int, float]:
+        """Return since when, in monotonic seconds, the application decides on the failures of jobs, by index."""
+        found = {self.words[cell.index_at] - 1: self.doubles[cell.decides_at] for cell in self.cells}
+        return {index: since for index, since in found.items() if since}
+
     def interrupt(self, index: int, reason: Reason) -> bool:
         """Mark the running job for interruption; return False when it does not run any more."""
         for cell in self.cells:
@@ -221,7 +232,7 @@ class Slot:
 class Cell:
     """Where one running job stands on the board."""
 
-    __slots__ = ("began_at", "holds_at", "index_at", "interrupt_at", "number_at", "reason_at")
+    __slots__ = ("began_at", "decides_at", "holds_at", "index_at", "interrupt_at", "number_at", "reason_at")
 
     def __init__(self, board: Board, offset: int) -> None:
         self.index_at = offset + _INDEX
@@ -230,6 +241,7 @@ class Cell:
         self.interrupt_at = offset + _INTERRUPT
         self.reason_at = offset + _REASON
         self.holds_at = offset + _HOLDS
+        self.decides_at = offset + _DECIDES
 
 
 class LockMark:

@@ -26,8 +26,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Protocol
 
 from fireforget import logs, middleware
@@ -41,8 +42,14 @@ from fireforget._pool.channel import Channel
 from fireforget._pool.config import Settings
 from fireforget._pool.helper import be_quiet
 from fireforget._pool.ring import Ring
-from fireforget._pool.verdicts import CANCELLED, LEAST_UNCOUNTED_DELAY, open_for_too_long, timed_out_after
-from fireforget._shield import shield
+from fireforget._pool.verdicts import (
+    CANCELLED,
+    DECIDED_FOR_TOO_LONG,
+    LEAST_UNCOUNTED_DELAY,
+    open_for_too_long,
+    timed_out_after,
+)
+from fireforget._shield import Window, shield
 from fireforget.clock import Clock, to_seconds
 from fireforget.errors import (
     DEADLINE_PASSED,
@@ -58,7 +65,7 @@ from fireforget.errors import (
 from fireforget.job import Job, running, says_failure
 from fireforget.queue_sqlite import Intake, SqliteQueue, public_id, transaction
 from fireforget.registry import Definition, PayloadMismatch, Registry
-from fireforget.retry import default_delay, delay_after
+from fireforget.retry import default_delay, delay_after, is_ours
 
 MOST_TRACEBACK = 16 * 1024
 MOST_ERROR = 4096
@@ -83,7 +90,9 @@ class Host(Protocol):
         """Return the queue's file as handlers use it."""
 
     def send(self, message: Any) -> None:
-        """Take what a running handler says of itself: ("report", index, kind, value)."""
+        """Take what a running handler says of itself: ("report", index, kind, value), or what becomes of a run should the process
+        end while the application decides on it: ("fallback", index, outcome, samples).
+        """
 
     def store(self) -> Intake:
         """Return the queue that the jobs are stored in, for what handlers do there."""
@@ -93,7 +102,7 @@ class Runner:
     """Runs one job at a time on one thread, and turns whatever happens into an outcome.
 
     `run_async` runs a coroutine to its end; `clock` returns Unix seconds; `mark` is where the supervisor sees that the job holds
-    the database's write lock.
+    the database's write lock, `mark_deciding` says there that the application decides on its failure, or has ended.
     """
 
     def __init__(
@@ -102,21 +111,24 @@ class Runner:
         run_async: Callable[[Any, "Runner"], Any],
         clock: Clock = time.time,
         mark: Mark | None = None,
+        mark_deciding: Callable[[bool], None] = lambda decides: None,
     ) -> None:
         self._host = host
         self._run_async = run_async
         self._clock = clock
         self._mark = mark
-        self._chain = middleware.compose(host.registry.middleware)
+        self._chain = middleware.compose(self._chain_of(host.registry.middleware))
         self._no_chain = middleware.compose(())
-        self._transactional_chain = middleware.compose(self._with_commit(host.registry.middleware))
+        self._transactional_chain = middleware.compose(self._chain_of(host.registry.middleware, self._commit))
         self._opener = self._open_effects
         self._row: tuple[Any, ...] = ()
         self._effects: Effects | None = None
         self.thread_id = threading.get_ident()
+        self._window = Window()
+        self._cancel_async: Callable[[], object] | None = None
+        self._mark_deciding = mark_deciding
+        self._decides = False
         self.index = -1
-        self.interruptible = False
-        self.cancel_async: Callable[[], object] | None = None
         self.job: Job | None = None
 
     def run(self, index: int, row: tuple[Any, ...]) -> Outcome | None:
@@ -148,16 +160,12 @@ class Runner:
         if definition.transaction_timeout is not None:
             chain = self._transactional_chain
         try:
-            self.interruptible = True
             result = chain(job, lambda: self._call(definition, job, payload))
-            self.interruptible = False
         except BaseException as error:
-            self.interruptible = False
             return ("settled",) if self._is_committed(job, error) else self._failed(job, definition, error)
         finally:
-            self.interruptible = False
-            shield.forget(self.thread_id)
-            self.job = None
+            with self._window.lock:
+                self.job = self._window.waiting = None  # what waits has come too late
             running.reset(token)
             if self._effects is not None:
                 self._effects.close()
@@ -177,7 +185,11 @@ class Runner:
         except (ValueError, TypeError, RecursionError) as error:
             raise PayloadMismatch(f"the payload is not JSON: {error}") from None
         try:
-            result = definition.call(job.payload)
+            try:
+                self._window.open()
+                result = definition.call(job.payload)
+            finally:
+                self._window.shut()
             if definition.is_async:
                 result = self._run_async(result, self)
         except JobCancelled:
@@ -189,6 +201,74 @@ class Runner:
         if job._cancelled:  # it swallowed the interruption: whoever cancelled the job wants no success of it either
             raise JobCancelled(CANCELLED)
         return result
+
+    # --- interruptions ------------------------------------------------------------------------------------------------
+
+    def interrupt(self, index: int, reason: int, throw: Callable[[BaseException], None]) -> None:
+        """Interrupt the job with this index if it is the one that runs here; `throw` raises an error in the thread of the runner.
+
+        The window is open while the application's code runs, and for coroutines, which are cancelled, shut. What comes when the
+        handler has ended changes nothing any more: what is logged and counted then is what became of the run.
+        """
+        with self._window.lock:  # the job does not end meanwhile, and the next one does not begin
+            if self.job is None or self.index != index or self._decides != (reason == Reason.DECISION):
+                return
+            error = interruption_of(reason, self.job)
+            if self._cancel_async is not None:
+                self._cancel_async()
+            else:
+                self._window.interrupt(error, throw)
+
+    @contextmanager
+    def cancelled_by(self, cancel: Callable[[], object]) -> Iterator[None]:
+        """While a coroutine runs, have an interruption cancel it, which unwinds it properly."""
+        with self._window.lock:
+            self._cancel_async = cancel
+            if self._window.take() is not None:
+                cancel()
+        try:
+            yield
+        finally:
+            self._cancel_async = None
+
+    def _chain_of(self, chain: Sequence[middleware.Middleware], *more: middleware.Middleware) -> list[middleware.Middleware]:
+        """Return a registry's middleware with what we add: inside of what is ours and outside of the application's.
+
+        So a commit that fails is logged and counted as the failure that it is. What was fired and forgotten is stored after it,
+        and before anything is logged: should that take too long, the process is killed, and the run has timed out.
+        """
+        at = max((place for place, each in enumerate(chain, 1) if each in middleware.DEFAULT_CHAIN), default=0)
+        whole = [each if each in middleware.DEFAULT_CHAIN else self._letting_in(each) for each in chain]
+        return [*whole[:at], self._conclude, *more, *whole[at:]]
+
+    def _conclude(self, job: Job, call_next: middleware.CallNext) -> Any:
+        """Middleware of our own: have done what is to be done before anything is told of the run."""
+        try:
+            return call_next()
+        except BaseException as error:
+            self._judge(job, error)
+            raise
+        finally:
+            flush_submissions()
+
+    def _letting_in(self, application: middleware.Middleware) -> middleware.Middleware:
+        """Return an application's middleware with the window open for its own code, and shut for what it calls."""
+
+        def let_in(job: Job, call_next: middleware.CallNext) -> Any:
+            def shut_out() -> Any:
+                self._window.shut()
+                try:
+                    return call_next()
+                finally:
+                    self._window.open()
+
+            try:
+                self._window.open()
+                return application(job, shut_out)
+            finally:
+                self._window.shut()
+
+        return let_in
 
     def _report(self, kind: str, value: Any) -> None:
         if self._effects is not None:  # the job's own transaction may be what completes it
@@ -226,15 +306,9 @@ class Runner:
             self._effects = Effects(self._host.database(), self._row, self._host.worker, self._clock, limit, mark)
         return self._effects
 
-    def _with_commit(self, chain: Sequence[middleware.Middleware]) -> list[middleware.Middleware]:
-        """Return the chain of transactional handlers: the commit comes inside of what is built in, so that a commit that fails
-        is logged and counted as the failure that it is, and outside of the application's own, which may fail the run.
-        """
-        at = max((place for place, each in enumerate(chain, 1) if each in middleware.DEFAULT_CHAIN), default=0)
-        return [*chain[:at], self._commit, *chain[at:]]
-
     def _commit(self, job: Job, call_next: middleware.CallNext) -> Any:
-        """Middleware of our own: commit what a transactional handler has written, together with its job's completion.
+        """Middleware of our own: commit what a transactional handler has written, together with its job's completion. Outside of
+        the window, so it is done or not done by the commit alone, and not timed out in between.
 
         One that has not used its connection has nothing to commit, and is settled like any other.
         """
@@ -244,7 +318,6 @@ class Runner:
             result = call_next()
             if effects.has_begun:
                 text, note = self._encode(job, result)
-                self.interruptible = False  # it is done or not done by the commit alone, and not timed out in between
                 effects.complete(job.started_at, text, note)
         except BaseException:
             effects.rollback()
@@ -276,11 +349,11 @@ class Runner:
             return ("cancelled", _shorten(middleware.describe(error)))
         text, trace = _shorten(_text_of(error)), _traceback_of(error)
         if not middleware.is_failure(error, job):
-            return ("excused", max(LEAST_UNCOUNTED_DELAY, self._delay(job, definition, error)), text)
+            return self._again(job, definition, error, lambda delay: ("excused", max(LEAST_UNCOUNTED_DELAY, delay), text))
         if job.retry_count >= job.max_retry or middleware.is_final(error):
             return self._archive(job, text, trace, duration)
         middleware.samples.count("fireforget_jobs_retried_total", (job.pattern, job.queue))
-        return ("retry", job.started_at, duration, self._delay(job, definition, error), text, trace)
+        return self._again(job, definition, error, lambda delay: ("retry", job.started_at, duration, delay, text, trace))
 
     def _archive(self, job: Job, text: str, trace: str | None, duration: float) -> Outcome:
         middleware.samples.count("fireforget_jobs_archived_total", (job.pattern, job.queue))
@@ -292,13 +365,51 @@ class Runner:
         logs.task_failed(job.pattern, job.id, job.queue, job.retry_count, 0.0, DEADLINE_PASSED)
         return ("expired", DEADLINE_PASSED)
 
-    def _delay(self, job: Job, definition: Definition[Any, Any], error: BaseException) -> float:
+    # --- what the application decides on failures ---------------------------------------------------------------------
+
+    def _again(
+        self, job: Job, definition: Definition[Any, Any], error: BaseException, outcome: Callable[[float], Outcome]
+    ) -> Outcome:
+        """Return the outcome of a run that another one follows, after the seconds that the job's policy says.
+
+        Where that is the application's, it may hang, or end the process: the supervisor is told before what holds then.
+        """
         policy = self._host.registry.retry_delay if definition.retry_delay is None else definition.retry_delay
+        fallback = outcome(default_delay(job.retry_count))
         try:
-            return delay_after(policy, job.retry_count, error)
-        except Exception as failed:
+            if is_ours(policy):
+                return outcome(delay_after(policy, job.retry_count, error))
+            self._host.send(("fallback", self.index, fallback, middleware.samples.drain()))
+            with self._deciding():
+                return outcome(delay_after(policy, job.retry_count, error))
+        except BaseException as failed:
             logs.retry_delay_failed(job.pattern, job.id, middleware.describe(failed))
-            return default_delay(job.retry_count)
+            return fallback
+
+    def _judge(self, job: Job, error: BaseException) -> None:
+        """Have the application's `is_failure` say whether the run has failed, before our middleware asks; it is asked once."""
+        if self._host.registry._is_failure_of(job.type) is not None:
+            with suppress(Interruption), self._deciding():
+                middleware.is_failure(error, job)
+
+    @contextmanager
+    def _deciding(self) -> Iterator[None]:
+        """Run a function of the application's that has `DECISION_SECONDS`; the job's own limits hold no more."""
+        with self._window.lock:
+            self._decides = True
+            self._window.waiting = None
+        self._mark_deciding(True)
+        try:
+            try:
+                self._window.open()
+                yield
+            finally:
+                self._window.shut()
+        finally:
+            self._mark_deciding(False)
+            with self._window.lock:
+                self._decides = False
+                self._window.waiting = None
 
 
 class Child:
@@ -355,9 +466,17 @@ class Child:
             return self._database
 
     def send(self, message: Any) -> None:
-        """Send a message; safe between threads."""
-        with self._sending:
-            self._channel.send(message)
+        """Send a message; safe between threads. Handlers do it too, to report how they get on: half of one must not be sent.
+
+        Where that fails, the process ends, whichever thread it is: the supervisor is gone, or a handler has closed the channel.
+        """
+        with shield, self._sending:
+            try:
+                self._channel.send(message)
+            except OSError:
+                if self.is_foreign:
+                    raise
+                os._exit(1)
 
     def store(self) -> SqliteQueue:
         """Return the queue that the jobs are stored in, opened for the first handler that needs it; most never do."""
@@ -416,7 +535,9 @@ class _InTurn:
         self._slot = slot
         self._cell = slot.cells[0]
         self._loop: asyncio.Runner | None = None
-        self._runner = Runner(child, self._run_async, mark=LockMark(slot, self._cell))
+        self._runner = Runner(
+            child, self._run_async, mark=LockMark(slot, self._cell), mark_deciding=partial(slot.mark_deciding, self._cell)
+        )
 
     def take(self, first: int, rows: list[tuple[Any, ...]]) -> None:
         """Run a frame, up to where the board allows."""
@@ -445,23 +566,15 @@ class _InTurn:
 
     def interrupt(self) -> None:
         """Raise in the running handler if it is the one that the board names; a signal that comes late does nothing."""
-        runner = self._runner
-        if runner.interruptible and self._slot.words[self._cell.interrupt_at] == runner.index + 1:
-            if runner.cancel_async is not None:
-                interruption_of(self._slot.words[self._cell.reason_at], runner.job)
-                runner.cancel_async()
-                return
-            error = interruption_of(self._slot.words[self._cell.reason_at], runner.job)
-            if not shield.defers(runner.thread_id, error):
-                runner.interruptible = False
-                raise error
+        words = self._slot.words
+        self._runner.interrupt(words[self._cell.interrupt_at] - 1, words[self._cell.reason_at], _raise)
 
     def _run_async(self, coroutine: Any, runner: Runner) -> Any:
         if self._loop is None:
             self._loop = asyncio.Runner()
         loop = self._loop.get_loop()
         task = loop.create_task(coroutine)
-        with _cancelled_by(runner, lambda: loop.call_soon_threadsafe(task.cancel)):
+        with runner.cancelled_by(lambda: loop.call_soon_threadsafe(task.cancel)):
             try:
                 return loop.run_until_complete(task)
             except asyncio.CancelledError:
@@ -500,7 +613,8 @@ class _AtOnce:
             self._ready.notify(len(rows))
 
     def _work(self, cell: Cell) -> None:
-        runner = Runner(self._child, self._run_async, mark=LockMark(self._slot, cell))
+        mark_deciding = partial(self._slot.mark_deciding, cell)
+        runner = Runner(self._child, self._run_async, mark=LockMark(self._slot, cell), mark_deciding=mark_deciding)
         with self._ready:
             self._cells[runner] = cell
         while (item := self._next(cell)) is not None:
@@ -511,10 +625,8 @@ class _AtOnce:
                 if self._child.is_foreign:
                     os._exit(0)
                 self._child.finish_job(index, outcome, always=True)
-            except OSError:
-                raise  # the supervisor is gone
-            except BaseException as error:  # an interruption that came when the job had just ended, or a mistake of ours
-                text = f"interrupted while it ended: {type(error).__name__}"
+            except BaseException as error:  # a mistake of ours
+                text = f"the worker failed to end it: {middleware.describe(error)}"
                 self._child.finish_job(index, ("archived", time.time(), 0.0, text, None), always=True)
             self._slot.words[cell.index_at] = 0
             self._end(time.monotonic() - began)
@@ -555,20 +667,9 @@ class _AtOnce:
 
     def interrupt(self) -> None:
         """Raise in each thread whose job the board names; runs in the main thread, as a signal handler."""
-        import ctypes
-
+        words = self._slot.words
         for runner, cell in list(self._cells.items()):
-            if not runner.interruptible or self._slot.words[cell.interrupt_at] != runner.index + 1:
-                continue
-            if runner.cancel_async is not None:
-                interruption_of(self._slot.words[cell.reason_at], runner.job)
-                runner.cancel_async()
-                continue
-            error = interruption_of(self._slot.words[cell.reason_at], runner.job)
-            if shield.defers(runner.thread_id, error):
-                continue
-            kind = _class_of(error)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(runner.thread_id), ctypes.py_object(kind))
+            runner.interrupt(words[cell.interrupt_at] - 1, words[cell.reason_at], partial(_raise_in, runner.thread_id))
 
     def _run_async(self, coroutine: Any, runner: Runner) -> Any:
         loop = self._event_loop()
@@ -579,7 +680,7 @@ class _AtOnce:
             return await coroutine
 
         future = asyncio.run_coroutine_threadsafe(run(), loop)
-        with _cancelled_by(runner, lambda: [loop.call_soon_threadsafe(task.cancel) for task in tasks]):
+        with runner.cancelled_by(lambda: [loop.call_soon_threadsafe(task.cancel) for task in tasks]):
             try:
                 return future.result()
             except (asyncio.CancelledError, concurrent.futures.CancelledError):
@@ -605,16 +706,6 @@ class _AtOnce:
             thread.join()
 
 
-@contextmanager
-def _cancelled_by(runner: Runner, cancel: Callable[[], object]) -> Any:
-    """While a coroutine runs, an interruption cancels it, which unwinds it properly."""
-    runner.cancel_async = cancel
-    try:
-        yield
-    finally:
-        runner.cancel_async = None
-
-
 def raise_if_interrupted(slot: Slot, cell: Cell, runner: Runner) -> None:
     """Turn the cancellation of a coroutine that we asked for into the interruption that it stands for."""
     if slot.words[cell.interrupt_at] == runner.index + 1:
@@ -627,6 +718,8 @@ def interruption_of(reason: int, job: Job | None) -> Interruption:
         if job is not None:
             job._cancelled = True
         return JobCancelled(CANCELLED)
+    if reason == Reason.DECISION:
+        return JobTimeout(DECIDED_FOR_TOO_LONG)
     if reason == Reason.DEADLINE:
         return JobTimeout(DEADLINE_PASSED)
     if reason == Reason.TRANSACTION:
@@ -634,10 +727,17 @@ def interruption_of(reason: int, job: Job | None) -> Interruption:
     return JobTimeout(timed_out_after(job.timeout if job else None))
 
 
-def _class_of(error: Interruption) -> type[Interruption]:
-    """Return a class whose instances say what `error` says: another thread can only be made to raise a class."""
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def _raise_in(thread: int, error: BaseException) -> None:
+    """Have another thread raise an error that says the same, at its next instruction: it can only be made to raise a class."""
+    import ctypes
+
     kind = type(error)
-    return type(kind.__name__, (kind,), {"__init__": lambda self: BaseException.__init__(self, *error.args)})
+    same = type(kind.__name__, (kind,), {"__init__": lambda self: BaseException.__init__(self, *error.args)})
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(same))
 
 
 def flush_submissions() -> None:
@@ -677,6 +777,8 @@ def _print_whole_lines() -> None:
 
 def _let_go(child: Child, connection: socket.socket, board: Board) -> None:
     """In a process that a handler forks: it must hold neither the worker's lock nor the channel, and never go on as a child."""
+    if child.is_foreign:
+        return  # it forks in turn, and what has these numbers by now is its own
     child.is_foreign = True
     connection.close()
     with suppress(OSError):

@@ -16,6 +16,8 @@ KILL_GRACE = 1.0
 """Seconds between the soft interruption of a handler and the end of its process."""
 TRANSACTION_GRACE = 0.25
 """The same where its transaction was open for too long: everybody else waits for it."""
+DECISION_SECONDS = 5.0
+"""How long functions of the application's may take to say what becomes of a failed run: `is_failure`, retry policies."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ class ChildHandle:
         self.sent = 0
         """The index of the next job it will be given."""
         self.outcomes: dict[int, Row | None] = {}
+        self.fallbacks: dict[int, Row] = {}
+        """What becomes of jobs should the process end while the application decides on their failures, by index."""
         self.counted = 0
         """The index below which the child has told its counts of runs, which are also in the metrics then."""
         self.uncounted: dict[int, Row] = {}
@@ -171,13 +173,17 @@ class Crew:
             child.mailbox.send(("frame", child.sent, share))
             child.sent += len(share)
 
-    def ask_any(self, message: Any) -> int | None:
-        """Send a message to any child that can answer; return its slot, None when there is none."""
-        for slot_number, child in self._children.items():
-            if child.ready and not child.retiring and not child.mailbox.ended:
+    def ask(self, message: Any, asked: set[int | None]) -> None:
+        """Send a message to an idle child or, where none is, to all: the first that has run what it has answers.
+
+        `asked` are the slots of those that have it already; whoever gets it is added.
+        """
+        able = [child for child in self if child.ready and not child.retiring and not child.mailbox.ended]
+        idle = [child for child in able if not child.jobs]
+        for child in idle[:1] or able:
+            if child.slot_number not in asked:
                 child.mailbox.send(message)
-                return slot_number
-        return None
+                asked.add(child.slot_number)
 
     # --- births and deaths --------------------------------------------------------------------------------------------
 
@@ -237,6 +243,8 @@ class Crew:
         if not expected and not self._killed_all:
             self._lament(child, pid, code)
         self._settle_dead(child, pid, code)
+        if self._killed_all:
+            child.slot.clear()  # nothing it ran has caused its death, also for whoever takes over should we fail to store that
         for row in child.uncounted.values():
             self.verdicts.count_success(row)
         self._drop(child)
@@ -259,6 +267,8 @@ class Crew:
         for index, row in child.jobs.items():
             if index not in running:
                 self.verdicts.put_back(row)
+            elif index in child.fallbacks:
+                self.verdicts.died_undecided(row, child.fallbacks[index])
             elif self.verdicts.settled_before_death(row):
                 continue
             elif self._killed_all:
@@ -309,6 +319,8 @@ class Crew:
                 self._hear_outcome(child, *message[1:])
             elif kind == "report":
                 self._hear_report(child, *message[1:])
+            elif kind == "fallback":
+                self._hear_fallback(child, *message[1:])
             elif kind == "answer":
                 self.verdicts.answered(*message[1:])
             else:
@@ -337,6 +349,11 @@ class Crew:
 
     def _hear_outcome(self, child: ChildHandle, index: int, outcome: Row | None, delta: metrics.Delta | None) -> None:
         child.outcomes[index] = outcome
+        child.fallbacks.pop(index, None)
+        self._count(child, index + 1, delta)
+
+    def _hear_fallback(self, child: ChildHandle, index: int, outcome: Row, delta: metrics.Delta | None) -> None:
+        child.fallbacks[index] = outcome
         self._count(child, index + 1, delta)
 
     def _count(self, child: ChildHandle, up_to: int, delta: metrics.Delta | None) -> None:
@@ -490,6 +507,7 @@ class Crew:
         for child in self:
             for row in self._take(child, list(child.jobs)):
                 self.verdicts.put_back(row)
+            child.slot.clear()
 
     def close(self) -> None:
         """Close the channels of whoever is left."""

@@ -3,7 +3,8 @@
 The supervisor's loop may wait for SQLite's lock for seconds, and a timeout must not wait with it. The enforcer reads on the board
 what runs since when, and knows each job's limits. At the limit it interrupts the handler softly: it names the job on the board
 and signals the child, which raises in the handler. `KILL_GRACE` later it kills the child. It does the same to a handler whose
-transaction is open for longer than it may, since everybody else waits for that.
+transaction is open for longer than it may, since everybody else waits for that. A retry policy that is asked when the handler has
+ended has a limit of its own, `DECISION_SECONDS`.
 
 It sleeps until the earliest moment at which something could be due, and without limit while nothing runs. `lock` guards
 `_watched`; it is never held over a system call that can block.
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fireforget._pool.board import Reason, Slot
-from fireforget._pool.config import KILL_GRACE, TRANSACTION_GRACE
+from fireforget._pool.config import DECISION_SECONDS, KILL_GRACE, TRANSACTION_GRACE
 
 INTERRUPT_SIGNAL = getattr(signal, "SIGUSR2", 0)
 """Tells a child that the board names a job to be interrupted; handlers must not use it for themselves."""
@@ -84,7 +85,7 @@ class Enforcer:
         soonest = min([row[_TIMEOUT] for row in jobs.values() if row[_TIMEOUT] is not None], default=float("inf"))
         deadline = min([row[_DEADLINE] for row in jobs.values() if row[_DEADLINE] is not None], default=None)
         limit = float("inf") if self._limits is None else min(map(self._limit_of, jobs.values()), default=float("inf"))
-        wake_at = time.monotonic() + min(soonest, _until(deadline), limit)
+        wake_at = time.monotonic() + min(soonest, _until(deadline), limit, DECISION_SECONDS)
         with self._changed:
             child.jobs.update(jobs)
             if wake_at < self._wake_at:
@@ -106,20 +107,38 @@ class Enforcer:
 
     def _check(self, child: Watched, now: float) -> float:
         """Interrupt or kill what is due in one child; return when to look at it again, in monotonic seconds."""
-        look_at = float("inf")
+        look_at = now + DECISION_SECONDS if child.jobs else float("inf")  # a decision that begins later ends later than that
         running = {index: began for index, _, began in child.slot.running()}
         holding = child.slot.holding()
+        deciding = child.slot.deciding()
         for index in [i for i in child.interrupted if i not in running]:
             del child.interrupted[index]
         for index, began in running.items():
             row = child.jobs.get(index)
             if row is not None:
-                look_at = min(look_at, self._check_job(child, index, began, row, now, holding.get(index)))
+                if index in deciding:
+                    look_at = min(look_at, self._check_decision(child, index, deciding[index], now))
+                else:
+                    look_at = min(look_at, self._check_job(child, index, began, row, now, holding.get(index)))
         for index, row in child.jobs.items():
             if index not in running:
                 timeout = row[_TIMEOUT] or float("inf")
                 look_at = min(look_at, now + timeout, now + _until(row[_DEADLINE]), now + self._limit_of(row))
         return look_at
+
+    def _check_decision(self, child: Watched, index: int, since: float, now: float) -> float:
+        """The handler has ended, and with it the job's own limits; the application decides on its failure."""
+        interrupted_at, reason = child.interrupted.get(index, (now, None))
+        if reason == Reason.DECISION:
+            if now < interrupted_at + KILL_GRACE:
+                return interrupted_at + KILL_GRACE
+            self._kill(child, index, reason)
+            return float("inf")
+        child.interrupted.pop(index, None)  # its handler has heeded that
+        if now < since + DECISION_SECONDS:
+            return since + DECISION_SECONDS
+        self._interrupt(child, index, Reason.DECISION, now)
+        return now + KILL_GRACE
 
     def _limit_of(self, row: tuple[Any, ...]) -> float:
         """Return for how many seconds a job may keep its transaction open; infinity where it has none."""
@@ -136,9 +155,7 @@ class Enforcer:
             kill_at = min(since + KILL_GRACE, max(since, let_go_at) + TRANSACTION_GRACE)
             if now < kill_at:
                 return kill_at
-            if child.killed_for is None:
-                child.killed_for = (index, reason)
-                self._signal_child(child.pid, signal.SIGKILL)
+            self._kill(child, index, reason)
             return float("inf")
         ends_at = began + row[_TIMEOUT] if row[_TIMEOUT] is not None else float("inf")
         reason = Reason.TIMEOUT
@@ -159,6 +176,11 @@ class Enforcer:
         if index not in child.interrupted and child.slot.interrupt(index, reason):
             child.interrupted[index] = (now, reason)
             self._signal_child(child.pid, INTERRUPT_SIGNAL)
+
+    def _kill(self, child: Watched, index: int, reason: Reason) -> None:
+        if child.killed_for is None:
+            child.killed_for = (index, reason)
+            self._signal_child(child.pid, signal.SIGKILL)
 
 
 def _until(deadline: float | None) -> float:

@@ -18,6 +18,9 @@ from fireforget.task import Task, check_task
 AGGREGATE = "fireforget:aggregate"
 """The type of the jobs that make one task of a group's members."""
 
+AGGREGATE_SECONDS = 5.0
+"""How long that may take, the aggregator and the storing of its task together."""
+
 _NEVER = float("inf")
 
 
@@ -42,7 +45,7 @@ class Groups:
         for at, queue, group, most in self._open():
             if at <= now:
                 batch = secrets.randbits(62)
-                task = Task(AGGREGATE, {"group": group, "queue": queue, "batch": batch}, queue=queue)
+                task = Task(AGGREGATE, {"group": group, "queue": queue, "batch": batch}, queue=queue, timeout=AGGREGATE_SECONDS)
                 self._claims.close_batch(queue, group, most, batch, self._queue._row(task, {}, now))
         self.look()
 

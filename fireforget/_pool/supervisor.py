@@ -155,7 +155,7 @@ class Supervisor:
             (queue._tag, queue.path, queue._database.identity, self._claims.worker),
         )
         worker = self._claims.worker
-        self._verdicts = Verdicts(self._registry, self._samples, worker, queue._tag, self._clock, self._crew.ask_any)
+        self._verdicts = Verdicts(self._registry, self._samples, worker, queue._tag, self._clock, self._crew.ask)
         self._verdicts.is_ours = self._claims.is_ours
         self._crew.verdicts = self._verdicts
         self._groups = Groups(self._registry, self._claims, queue, frozenset(settings.queues))

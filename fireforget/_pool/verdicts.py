@@ -8,12 +8,14 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from fireforget import logs, metrics
 from fireforget._claims import HOOK, Fence, Settlement
 from fireforget._pool import hooks
 from fireforget._pool.board import Reason
+from fireforget._pool.config import DECISION_SECONDS
 from fireforget._pool.tally import Tally
 from fireforget.clock import Clock
 from fireforget.errors import DEADLINE_PASSED, ChildDied, JobTimeout, StoreError
@@ -27,6 +29,7 @@ Row = tuple[Any, ...]
 CANCELLED = "cancelled while it ran"
 KilledRun = tuple[float, float]
 """When a run began whose process was killed, in Unix seconds, and how many seconds it took."""
+DECIDED_FOR_TOO_LONG = f"did not end within {DECISION_SECONDS:g} s"
 ANSWER_SECONDS = 5.0
 """How long a child may take to say what the application wants done about a job whose own process was killed."""
 LEAST_UNCOUNTED_DELAY = 1.0
@@ -52,8 +55,24 @@ def timed_out_after(seconds: float | None) -> str:
     return f"timed out after {seconds:g} s" if seconds is not None else "timed out"
 
 
+@dataclass
+class Question:
+    """What children are asked about a job whose process was killed."""
+
+    message: Any
+    give_up_at: float
+    """In monotonic seconds."""
+    row: Row
+    error: str
+    run: KilledRun
+    counted: bool
+    """Whether the run is in the log and the metrics already, and only the delay is asked for."""
+    asked: set[int | None] = field(default_factory=set)
+    """The slots of the children that have the question."""
+
+
 class Verdicts:
-    """Collects what became of one worker's jobs. `ask_child` sends a message to any child; it returns its slot, None for none."""
+    """Collects what became of one worker's jobs. `ask_children` sends a message to who can answer it: `Crew.ask`."""
 
     def __init__(
         self,
@@ -62,18 +81,15 @@ class Verdicts:
         worker: int,
         tag: str,
         clock: Clock,
-        ask_child: Callable[[Any], int | None],
+        ask_children: Callable[[Any, set[int | None]], None],
     ) -> None:
         self._registry = registry
         self._samples = samples
         self._worker = worker
         self._tag = tag
         self._clock = clock
-        self._ask_child = ask_child
-        self._questions: dict[int, tuple[float, Row, str, KilledRun, bool]] = {}
-        self._asked: dict[int, tuple[int, Any]] = {}
-        self._unasked: dict[int, Any] = {}
-        """Questions that no child was there for."""
+        self._ask_children = ask_children
+        self._questions: dict[int, Question] = {}
         self._next_token = 0
         self.is_ours: Callable[[Fence], bool] = lambda _: True
         """Returns whether a job is still in the worker's hands, from the database; raises `StoreError`s."""
@@ -92,7 +108,7 @@ class Verdicts:
     @property
     def answers_due(self) -> float:
         """When to give up waiting for the first answer, in monotonic seconds."""
-        return min((deadline for deadline, *_ in self._questions.values()), default=_NEVER)
+        return min((question.give_up_at for question in self._questions.values()), default=_NEVER)
 
     def committed(self) -> None:
         """Start anew: the settlement is in the database."""
@@ -219,6 +235,8 @@ class Verdicts:
             logs.task_not_counted("cancelled", *self._names(row), time.monotonic() - began, "killed after it was cancelled")
             self._samples.count("fireforget_jobs_returned_total", ("cancelled",))
             self._cancelled(row, CANCELLED)
+        elif reason == Reason.DECISION:
+            self._fail_killed(row, f"its is_failure {DECIDED_FOR_TOO_LONG}", began, timed_out=True)
         elif reason == Reason.DEADLINE:
             self._archive_killed(row, DEADLINE_PASSED, self._run_since(began))
         elif reason == Reason.TRANSACTION:
@@ -255,6 +273,12 @@ class Verdicts:
             retry_count=retry_count,
         )
         return True
+
+    def died_undecided(self, row: Row, outcome: Row) -> None:
+        """The job's process ended while the application's policy computed a delay; `outcome` is what holds then."""
+        pattern, job_id, _, _ = self._names(row)
+        logs.retry_delay_failed(pattern, job_id, "its process ended meanwhile")
+        self.told(row, outcome)
 
     def died_with_its_child(self, row: Row, pid: int, code: int, began: float) -> None:
         """The job's process ended under it; `code` as `os.waitstatus_to_exitcode` gives it."""
@@ -325,45 +349,39 @@ class Verdicts:
         """
         self._next_token += 1
         message = ("question", self._next_token, row[_TYPE], self._names(row)[1], row[_RETRY_COUNT], error, timed_out)
-        self._questions[self._next_token] = (time.monotonic() + ANSWER_SECONDS, row, error, run, counted)
-        self._unasked[self._next_token] = message
+        self._questions[self._next_token] = Question(message, time.monotonic() + ANSWER_SECONDS, row, error, run, counted)
         self.ask_again(None)
 
     def ask_again(self, dead: int | None) -> None:
-        """Ask what nobody was there for, and what was asked of the child in slot `dead`, which has died."""
-        for token, (slot, message) in list(self._asked.items()):
-            if slot == dead:
-                self._unasked[token] = message
-                del self._asked[token]
-        for token, message in list(self._unasked.items()):
-            slot_number = self._ask_child(message)
-            if slot_number is not None:
-                self._asked[token] = (slot_number, self._unasked.pop(token))
+        """Ask what is not answered yet: there is a new child, or the one in slot `dead` has died."""
+        for question in self._questions.values():
+            question.asked.discard(dead)
+            self._ask_children(question.message, question.asked)
 
     def answered(self, token: int, delay: float, counts: bool) -> None:
         """A child has said after how many seconds to try again, and whether the run counts; too late, it is ignored."""
         question = self._questions.pop(token, None)
-        self._asked.pop(token, None)
-        self._unasked.pop(token, None)
         if question is None:
             return
-        _, row, error, run, counted = question
+        row, error, run = question.row, question.error, question.run
         if not counts:
             self._excuse_killed(row, error, run, delay)
         elif row[_RETRY_COUNT] >= row[_MAX_RETRY]:
             self._archive_killed(row, error, run)
         else:
-            if not counted:
+            if not question.counted:
                 self._count_killed(row, error, run)
             self._retry_killed(row, error, run, delay)
 
     def give_up_waiting(self, *, all: bool) -> None:
         """Use the default delay where no answer came in time; with `all`, for every question."""
         now = time.monotonic()
-        for token, (deadline, row, *_) in list(self._questions.items()):
-            if all or now >= deadline:
-                logs.retry_delay_failed(row[_TYPE], "", "no answer in time")
-                self.answered(token, default_delay(row[_RETRY_COUNT]), True)
+        for token, question in list(self._questions.items()):
+            if all or now >= question.give_up_at:
+                pattern, job_id, _, retry_count = self._names(question.row)
+                why = "the worker stops" if all else f"no child has answered within {ANSWER_SECONDS:g} s"
+                logs.retry_delay_failed(pattern, job_id, why)
+                self.answered(token, default_delay(retry_count), True)
 
 
 def exit_word(code: int) -> str:

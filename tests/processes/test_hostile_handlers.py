@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from fireforget import Task
+from fireforget import Inspector, Task
 
 APP = """
 import enum
@@ -68,6 +68,28 @@ def mail():
 def hangs_in_policy():
     signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
     time.sleep(60)
+
+@registry.task("forks:twice")
+def forks_twice():
+    pid = os.fork()
+    if pid == 0:
+        files = [open(os.path.join(HERE, f"file{n}"), "w") for n in range(6)]
+        pid = os.fork()
+        if pid == 0:
+            for file in files:
+                file.write("written")
+                file.close()
+            os._exit(0)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+@registry.task("closes:all")
+def closes_all():
+    os.closerange(3, 100)
+
+@registry.task("fails", retry_delay=lambda n, error: os._exit(4) if error.args[0] == "dies" else hangs_in_policy())
+def fails(how):
+    raise ValueError(how)
 """
 
 
@@ -153,7 +175,38 @@ def test_a_retry_policy_that_hangs_holds_up_its_own_job_alone(site):
     """After five seconds the default delay is used; the child that hangs in it is replaced."""
     worker = site.worker("--concurrency", 2)
     job = site.enqueue("hangs:in:policy", run_timeout=0.2)
-    worker.wait_log("no answer in time", within=10)
+    worker.wait_log("no child has answered within 5 s", within=10)
     site.state_is(job, "retry")
+    assert site.result("ok").state == "completed"
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("how", ["dies", pytest.param("hangs", marks=pytest.mark.torture)])  # that takes 6 s
+def test_a_retry_policy_that_never_answers_costs_its_job_nothing_more(site, how):
+    """The job has failed with its own error, told once, and the default delay is used; its process is replaced."""
+    worker = site.worker("--concurrency", 1)
+    info = site.state_is(site.enqueue("fails", {"how": how}), "retry", within=15)
+    assert (info.last_error, info.retry_count) == (f"ValueError: {how}", 1)
+    assert "in fails" in Inspector(site.queue).attempts(info.id)[0].traceback
+    assert site.result("ok").state == "completed"
+    worker.wait_record("retry_delay failed, used the default", task_id=info.id)
+    assert [record["error"] for record in worker.said("task failed", task_id=info.id)] == [f"ValueError: {how}"]
+    assert worker.stop() == 0
+
+
+def test_what_a_forked_process_opens_stays_open_in_one_that_it_forks(site):
+    """It lets go of the worker's lock and channel once: their numbers may be those of its own files by then."""
+    worker = site.worker("--concurrency", 1)
+    assert site.result("forks:twice").result == 0
+    assert [(site.folder / f"file{n}").read_text() for n in range(6)] == ["written"] * 6
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_handler_that_closes_everything_ends_its_process_alone(site, threads):
+    """Its result cannot be told: the job has failed with its process, and others go on in the next one."""
+    worker = site.worker("--concurrency", 1, "--threads", threads)
+    job = site.enqueue("closes:all", max_retry=0, retention=60)
+    assert site.state_is(job, "archived").last_error.endswith("ended itself with exit code 1")
     assert site.result("ok").state == "completed"
     assert worker.stop() == 0

@@ -91,6 +91,16 @@ def die(how):
         os._exit(3)
     os.kill(os.getpid(), signal.SIGKILL)
 
+@registry.task("dies:once", retry_delay=lambda retry_count, error: 0)
+def dies_once():
+    if current_job().retry_count == 0:
+        os._exit(3)
+
+@registry.task("holds")
+def holds():
+    say("holds")
+    hold("holds")
+
 @registry.task("ok")
 def ok():
     return os.getpid()
@@ -231,6 +241,17 @@ def test_the_death_of_a_child_costs_its_job_one_attempt(shared, how, sentence):
     record = shared.worker_process.wait_record("task failed", task_id=job)
     assert record["error"] == info.last_error
     assert shared.result("ok").state == "completed"
+
+
+def test_a_retry_policy_is_asked_about_a_dead_child_while_others_are_busy(shared):
+    """A child that is idle is asked, or the one that takes the dead one's place: not one that has a job to run first."""
+    busy = shared.enqueue("holds")
+    shared.hear("holds")
+    info = shared.result("dies:once")
+    assert (info.state, info.retry_count) == ("completed", 1)
+    assert not shared.worker_process.said("retry_delay failed, used the default", task_id=info.id)
+    shared.release("holds")
+    shared.finished(busy)
 
 
 def test_jobs_that_wait_in_a_dying_child_pay_nothing(site):

@@ -24,7 +24,8 @@ def once_dead(place):
 def outermost(job, call_next):
     result = call_next()
     if job.payload and job.payload.get("late"):
-        note("interrupted late")
+        if job.payload["late"] == "deaf":
+            signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
         time.sleep(30)
     once_dead("after the commit")
     return result
@@ -37,7 +38,7 @@ def inner(job, call_next):
 registry = Registry(retry_delay=0, middleware=[outermost, *DEFAULT_CHAIN, inner])
 
 @registry.task("pay", transactional=True, retention=60)
-def pay(to, cents=1, dies=None, late=False):
+def pay(to, cents=1, dies=None, late=None):
     once_dead("before it begins")
     connection = current_job().connection
     once_dead("when it has begun")
@@ -185,13 +186,20 @@ def test_only_the_open_transaction_counts_against_its_limit(site):
     assert payments(site) == [("late", 1)]
 
 
-def test_a_timeout_after_the_commit_does_not_undo_the_job(site):
-    """It is done: a run that hangs afterwards is killed, and neither charged nor run again."""
-    job = site.enqueue("pay", {"to": "eve", "late": True}, retention=60, run_timeout=0.3)
+@pytest.mark.parametrize(
+    ("late", "message"),
+    [
+        ("hangs", "an error came after the transaction was committed: the job is done"),
+        ("deaf", "the transaction of a job whose process has died was committed: it is done"),
+    ],
+)
+def test_a_timeout_after_the_commit_does_not_undo_the_job(site, late, message):
+    """It is done: a run that hangs afterwards is interrupted, or killed, and neither charged nor run again."""
+    job = site.enqueue("pay", {"to": late, "late": late}, retention=60, run_timeout=0.3)
     info = site.finished(job)
     assert (info.state, info.retry_count, info.last_error) == ("completed", 0, None)
-    site.one.wait_record("the transaction of a job whose process has died was committed: it is done", task_id=job)
-    assert payments(site) == [("eve", 1)]
+    site.one.wait_record(message, task_id=job)
+    assert payments(site) == [(late, 1)]
 
 
 def test_a_fork_inside_a_transaction_leaves_it_whole(site):

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from fireforget import _db
-from fireforget._shield import Shield, shield
+from fireforget._shield import Shield, Window, shield
 from fireforget.errors import JobTimeout
 
 
@@ -38,3 +38,35 @@ def test_a_statement_on_the_database_is_such_a_section():
         assert shield.defers(threading.get_ident(), JobTimeout("timed out"))
     with _db.gate:
         pass
+
+
+def test_an_interruption_waits_until_the_window_is_open():
+    """What comes while our own code runs is raised when the application's does, once; nothing comes when it is shut again."""
+    window, thrown = Window(), []
+    error = JobTimeout("timed out")
+    window.interrupt(error, thrown.append)
+    with pytest.raises(JobTimeout) as raised:
+        window.open()
+    assert raised.value is error
+    window.open()
+    window.interrupt(error, thrown.append)
+    window.shut()
+    window.interrupt(JobTimeout("too late"), thrown.append)
+    assert thrown == [error]
+
+
+def test_a_shielded_section_that_ends_at_the_same_moment_loses_no_interruption():
+    """Either it raises it, or whoever interrupts is told that the section has ended."""
+    own = Shield()
+    me = threading.get_ident()
+
+    class Ending(dict):
+        """Another thread asks how deep the section is, and it ends meanwhile."""
+
+        def __contains__(self, thread):
+            self.clear()
+            own._waiting.pop(thread)
+            return False
+
+    own._depth = Ending({me: 1})
+    assert own.defers(me, JobTimeout("timed out")), "the section has raised it: it must not be raised again"

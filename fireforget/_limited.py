@@ -1,7 +1,7 @@
 """Jobs whose handlers have limits, as a worker claims them: which keys have room, whose turn it is, and what has started.
 
-Such a job has a limit key in its row (`_handler_limits`), and the claim index has the jobs of a lane (queue and type) key by key. A
-walk goes from key to key in a circle and begins after the last one served, so every key has its turn; a key that is full costs
+Such a job has a limit key in its row (`_handler_limits`), and the claim index has the jobs of a lane (queue and type) key by key.
+A walk goes from key to key in a circle and begins after the last one served, so every key has its turn; a key that is full costs
 one step, however many jobs wait behind it. What is full:
 
 * concurrency: as many active rows with that key as the handler allows. They are counted in each transaction and kept nowhere,

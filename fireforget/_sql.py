@@ -340,7 +340,7 @@ _LANE = f"state = {PENDING} AND queue = :queue AND type = :type"
 
 # The keys of a lane after one of them, by skipping from key to key: as many steps as there are keys, however many jobs they have.
 KEYS_AFTER = f"""
-WITH RECURSIVE following(key) AS (
+WITH RECURSIVE step(key) AS (
     SELECT min(limit_key)
     FROM fireforget_job INDEXED BY fireforget_claim
     WHERE {_LANE} AND limit_key > :after
@@ -348,14 +348,14 @@ WITH RECURSIVE following(key) AS (
     SELECT (
         SELECT min(limit_key)
         FROM fireforget_job INDEXED BY fireforget_claim
-        WHERE {_LANE} AND limit_key > following.key
+        WHERE {_LANE} AND limit_key > step.key
     )
-    FROM following
-    WHERE following.key IS NOT NULL
+    FROM step
+    WHERE step.key IS NOT NULL
     LIMIT :most
 )
 SELECT key
-FROM following
+FROM step
 WHERE key IS NOT NULL
 """
 
@@ -393,11 +393,11 @@ WHERE state = {ACTIVE} AND limit_key IS NOT NULL AND limit_key = :limit_key
 
 @cache
 def claim_numbers(jobs: int) -> str:
-    """Return the statement that claims `jobs` pending jobs by their numbers."""
+    """Return the statement that claims `jobs` pending jobs by their numbers; `+` keeps it from looking for them by state."""
     return f"""
 UPDATE fireforget_job
 SET state = {ACTIVE}, worker = ?, claim = claim + 1, started_at = ?
-WHERE n IN ({", ".join("?" * jobs)}) AND state = {PENDING}
+WHERE n IN ({", ".join("?" * jobs)}) AND +state = {PENDING}
 RETURNING {CLAIMED_COLUMNS}
 """
 

@@ -1,9 +1,12 @@
 """Limits at the claim: who gets in, whose turn it is, and that those who wait hold up nobody."""
 
+import json
+
 import pytest
 
 from fireforget import Inspector, Registry, Task
 from fireforget._claims import Claimed, Claims, Settlement
+from fireforget.testing import drain
 
 
 @pytest.fixture
@@ -420,3 +423,37 @@ def test_limits_hold_for_jobs_that_come_later(queue, registry, claims, clock):
     clock.advance(61)
     assert len(claim(claims)) == 2
     assert claim(claims) == []
+
+
+# --- looking at it ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_tells_what_it_waits_for(queue, enqueue, new_claims, registry, sql, clock):
+    """By the numbers of the newest worker."""
+    inspector = Inspector(queue)
+    info = queue.enqueue(registry.definitions["user"].task(user_id=7))
+    assert inspector.limit_of(info.id) is None
+    claims = new_claims()
+    limits = {name: known.limits.numbers() for name, known in registry.definitions.items() if known.limits is not None}
+    with claims.transaction():
+        claims.connection.execute("UPDATE fireforget_worker SET limits = ?", (json.dumps(limits),))
+    limit = inspector.limit_of(info.id)
+    assert (limit.handler, limit.key, limit.running, limit.concurrency, limit.rate) == ("user", "user:7", 0, 2, None)
+    assert str(limit) == "user:7, 0 of 2 running"
+    enqueue("user", 7, 7)
+    enqueue("tenant", "a", "a", "a")
+    enqueue("plain", 1)
+    claim(claims, 7)
+    waiting = {row[1]: inspector.limit_of(row[0]) for row in sql("SELECT id, type FROM fireforget_jobs WHERE state = 'pending'")}
+    assert str(waiting["user"]) == "limited by user:7, 2 of 2 running"
+    assert str(waiting["tenant"]) == "limited by a, 2 of 2/m started"
+    assert waiting["tenant"].opens_at.timestamp() == pytest.approx(clock.now + 60.25)
+    plain = sql("SELECT id FROM fireforget_jobs WHERE type = 'plain'")[0][0]
+    assert inspector.limit_of(plain) is None
+
+
+def test_a_drain_ignores_limits(queue, registry):
+    """A test of an application does not wait for a window."""
+    queue.enqueue_many([registry.definitions["tenant"].task(tenant="a") for _ in range(5)])
+    queue.enqueue_many([Task("two")] * 3)
+    assert [run.outcome for run in drain(queue, registry)] == ["completed"] * 8

@@ -16,6 +16,8 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from fireforget import _db, _dependencies, _schema, _sql
+from fireforget._handler_limits import RuleOf
+from fireforget._limited import LimitedLanes
 from fireforget._schema import STATE_NUMBER
 from fireforget.clock import Clock
 from fireforget.task import State
@@ -29,8 +31,8 @@ MOST_CLAIMED_BYTES = 4 * 1024 * 1024
 _SLICES = ((16 * 1024, 128), (64 * 1024, 32), (float("inf"), 4))
 """How many jobs one statement claims after one whose largest payload had up to so many bytes: sizes are known only afterwards."""
 _FIRST_SLICE = 32
-_REMOVED_TOGETHER = (64, 8, 1)
-"""Jobs that one statement removes: a few sizes, so that the statements stay prepared."""
+_TOGETHER = (64, 8, 1)
+"""Jobs that one statement removes, or claims by number: a few sizes, so that the statements stay prepared."""
 HISTORY_DAYS = 90
 """Days for which what was processed is kept day by day."""
 SECONDS_OF_DAY = 86400
@@ -90,6 +92,10 @@ class Settlement:
     retried: list[tuple[Any, ...]] = field(default_factory=list)
     archived: list[tuple[Any, ...]] = field(default_factory=list)
     cancelled: list[tuple[Any, ...]] = field(default_factory=list)
+    late: list[Fence] = field(default_factory=list)
+    """Jobs among those that go back because they did not start in time (`_limited`)."""
+    given_back: list[Fence] = field(default_factory=list)
+    """Jobs among those that go back whose start counted towards a rate, and which have not started."""
     put_back: list[Fence] = field(default_factory=list)
     results: list[tuple[Any, ...]] = field(default_factory=list)
     progress: list[tuple[Any, ...]] = field(default_factory=list)
@@ -150,7 +156,7 @@ def _remove(connection: sqlite3.Connection, fences: Sequence[Fence]) -> tuple[in
         numbers_of.setdefault(claim, []).append(n)
     missing, parts = 0, []
     for claim, numbers in numbers_of.items():
-        for part in _sql.in_parts(numbers, _REMOVED_TOGETHER):
+        for part in _sql.in_parts(numbers, _TOGETHER):
             parameters = (*part, fences[0][1], claim)
             removed = connection.execute(_sql.remove_settled(len(part)), parameters).rowcount
             if removed < len(part):
@@ -177,7 +183,14 @@ class WorkerRow(NamedTuple):
 class Claims:
     """The jobs of one worker in the database."""
 
-    def __init__(self, database: _db.Database, handles: Callable[[str], bool], queues: Sequence[str], clock: Clock) -> None:
+    def __init__(
+        self,
+        database: _db.Database,
+        handles: Callable[[str], bool],
+        queues: Sequence[str],
+        clock: Clock,
+        rule_of: RuleOf = lambda _: None,
+    ) -> None:
         self.path = database.path
         self._database = database
         self._handles = handles
@@ -193,6 +206,7 @@ class Claims:
         self.hooks_of_archived: Callable[[str], Sequence[str]] = lambda _: ()
         """Returns whose `on_archived` is to be called for a job of a type."""
         self._history_day = -1
+        self.limited = LimitedLanes(rule_of, clock)
         self.unhandled: list[tuple[str, str]] = []
         """Pairs of a served queue and a type without a handler that `lanes` has found; the first few."""
 
@@ -219,8 +233,11 @@ class Claims:
         concurrency: int,
         threads: int,
         schedules: Mapping[str, str] | None = None,
+        limits: Mapping[str, Any] | None = None,
     ) -> None:
-        """Enter this worker into the database; from now on jobs can be its own. `schedules` are digests by name."""
+        """Enter this worker into the database; from now on jobs can be its own. `schedules` are digests by name, `limits` the
+        numbers of handlers by pattern.
+        """
         parameters = {
             "name": name,
             "host": socket.gethostname(),
@@ -232,6 +249,7 @@ class Claims:
             "threads": threads,
             "started_at": self._clock(),
             "schedules": json.dumps(dict(schedules or {})),
+            "limits": json.dumps(dict(limits or {})),
         }
         with self.transaction():
             self.worker = self.connection.execute(_sql.INSERT_WORKER, parameters).lastrowid or 0
@@ -248,6 +266,7 @@ class Claims:
         """Run a block in one write transaction; raises `StoreError`s, and then nothing of it happened."""
         with _db.translated(self.path), _db.begun(self._own, self.patience) as connection:
             connection.text_factory = str  # see `_lenient`
+            self.limited.forget_counts()
             try:
                 yield
                 connection.execute("COMMIT")
@@ -303,6 +322,11 @@ class Claims:
         return late
 
     def _settle_together(self, settlement: Settlement) -> int:
+        self.limited.forget_counts()
+        if settlement.late:
+            self.limited.was_late()
+        if settlement.given_back:  # before they are put back, while they can be told by their fences
+            self.limited.give_back(self.connection, settlement.given_back)
         late = settle_together(self.connection, settlement, self._clock())
         for hook, owner, error, n, _, claim in settlement.hooks:
             self._insert_hook(hook, owner, error, n, claim)
@@ -368,16 +392,23 @@ class Claims:
         return float("inf") if instant is None else instant
 
     def lanes(self) -> dict[str, list[str]]:
-        """Return the served queues that have pending jobs this worker handles, and the types of those; a read alone."""
+        """Return the served queues that have jobs this worker can claim, and the types of those; a read alone.
+
+        A type whose jobs all wait for their limits is left out.
+        """
         with self._lenient():
             paused = {name for (name,) in self.connection.execute(_sql.PAUSED_QUEUES)}
             pending = self.connection.execute(_sql.PENDING_LANES).fetchall()
         found: dict[str, list[str]] = {}
         self.unhandled = []
-        for queue, type in pending:
+        limited = self.limited
+        limited.forget_lanes(self.connection)
+        for queue, type, lowest_key, highest_key in pending:
             if queue in self._queues and queue not in paused:
                 if self._handles(type):
-                    found.setdefault(queue, []).append(type)
+                    is_plain = highest_key is None and limited.rule_of(type) is None
+                    if is_plain or limited.is_open(self.connection, queue, type, without_keys=lowest_key is None):
+                        found.setdefault(queue, []).append(type)
                 elif len(self.unhandled) < _MOST_UNHANDLED:
                     self.unhandled.append((queue, type))
         return found
@@ -400,6 +431,9 @@ class Claims:
         together: list[_Lane] = []
         branches = jobs = 0
         for queue, (types, most) in wanted.items():
+            if self._has_limited(queue, types):
+                rows_of[queue] = self.claim(queue, types, most)
+                continue
             branches, jobs = branches + len(types), jobs + most
             if together and (branches > _MOST_BRANCHES or jobs > self._slice):
                 self._claim_together(together, rows_of)
@@ -409,7 +443,7 @@ class Claims:
         return rows_of
 
     def _claim_together(self, lanes: list[_Lane], rows_of: dict[str, list[tuple[Any, ...]]]) -> None:
-        if self.claimed_enough:
+        if self.claimed_enough or not lanes:
             return
         if len(lanes) == 1:
             ((queue, types, most),) = lanes
@@ -428,6 +462,7 @@ class Claims:
     def begin_claiming(self) -> None:
         """Begin to count what one transaction claims."""
         self._claimed_bytes = 0
+        self.limited.start_by = {}
 
     @property
     def claimed_enough(self) -> bool:
@@ -441,6 +476,8 @@ class Claims:
         self._slice = next(jobs for up_to, jobs in _SLICES if largest <= up_to)
 
     def _claim_slice(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
+        if self._has_limited(queue, types):
+            return self._claim_with_limits(queue, types, most)
         if len(types) > _MOST_BRANCHES:
             return self._claim_among_many(queue, types, most)
         parameters: dict[str, Any] = {f"type_{i}": type for i, type in enumerate(types)}
@@ -451,18 +488,50 @@ class Claims:
 
     def _claim_among_many(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
         """Claim among more types than one statement can name: find the first jobs of each part, then claim the first of all."""
+        return self._claim_numbers([n for n, _, _ in self._first_plain(queue, types, most)[:most]])
+
+    def _has_limited(self, queue: str, types: list[str]) -> bool:
+        known = self.limited.known
+        return bool(known) and any((queue, type) in known for type in types)
+
+    def _claim_with_limits(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
+        """Claim where some of the types have limits.
+
+        Limited jobs get as many of the places as are due to them by priority and age; which of them get those is for priority and
+        their keys' turns to say. So neither do they hold up others, nor others them.
+        """
+        known = self.limited.known
+        limited_types = [type for type in types if (queue, type) in known]
+        offered = self.limited.candidates(self.connection, queue, limited_types, most)
+        of_limited = {job.n for job in offered}
+        plain_types = [type for type in types if (queue, type) not in known or self.limited.rule_of(type) is None]
+        plain = self._first_plain(queue, plain_types, most)
+        first = sorted([*(job[:3] for job in offered), *plain], key=_by_number)[:most]
+        places = sum(n in of_limited for n, _, _ in first)
+        chosen = sorted(offered, key=lambda job: -job.priority)[:places]  # a stable sort: by turns where priorities are equal
+        rows = self._claim_numbers([job.n for job in chosen] + [n for n, _, _ in plain[: len(first) - places]])
+        self.limited.note_claimed(self.connection, queue, offered, chosen)
+        return rows
+
+    def _first_plain(self, queue: str, types: list[str], most: int) -> list[tuple[int, int, float]]:
+        """Return (number, priority, due) of the first jobs without limits, at least `most` where there are as many, in order."""
         candidates: list[tuple[int, int, float]] = []
         for at in range(0, len(types), _MOST_BRANCHES):
             part = types[at : at + _MOST_BRANCHES]
             parameters: dict[str, Any] = {f"type_{i}": type for i, type in enumerate(part)}
             candidates += self.connection.execute(_sql.first_of(len(part)), {**parameters, "queue": queue, "most": most})
-        candidates.sort(key=lambda row: (-row[1], row[2], row[0]))
+        candidates.sort(key=_by_number)
+        return candidates
+
+    def _claim_numbers(self, numbers: list[int]) -> list[tuple[Any, ...]]:
+        now = self._clock()
         rows: list[tuple[Any, ...]] = []
-        for n, _, _ in candidates[:most]:
-            rows += self._fetch(_sql.CLAIM_ONE, {"n": n, "worker": self.worker, "now": self._clock()})
+        for part in _sql.in_parts(numbers, _TOGETHER):
+            rows += self._fetch(_sql.claim_numbers(len(part)), (self.worker, now, *part))
+        _put_in_order(rows)
         return rows
 
-    def _fetch(self, statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    def _fetch(self, statement: str, parameters: dict[str, Any] | tuple[Any, ...]) -> list[tuple[Any, ...]]:
         """Run a claim; text that is not UTF-8, which a foreign program may have stored, is read with replacement characters."""
         self.connection.execute("SAVEPOINT claim")
         try:
@@ -563,6 +632,10 @@ class Claims:
             _dependencies.ended(self.connection, [n for n, *_ in jobs])
             _dependencies.spread(self.connection, self._clock())
         return returned, archived
+
+
+def _by_number(job: tuple[int, int, float]) -> tuple[int, float, int]:
+    return -job[1], job[2], job[0]
 
 
 _due_and_number = itemgetter(12, 0)

@@ -26,7 +26,7 @@ from fireforget._cli_common import (
 )
 from fireforget._cli_parser import a_count, a_duration
 from fireforget.errors import UnknownJob
-from fireforget.inspector import Attempt, Dependant, Inspector, Need, Step
+from fireforget.inspector import Attempt, Dependant, Inspector, LimitInfo, Need, Step
 from fireforget.task import State, Task, TaskInfo
 
 DEFAULT_PAGE = 20
@@ -194,6 +194,7 @@ class _Shown(NamedTuple):
     steps: list[Step]
     needs: list[Need]
     dependants: list[Dependant]
+    limit: LimitInfo | None
 
 
 def _all_of(inspector: Inspector, job_id: str) -> _Shown:
@@ -203,6 +204,7 @@ def _all_of(inspector: Inspector, job_id: str) -> _Shown:
         inspector.steps(job_id),
         inspector.needs(job_id),
         inspector.dependants(job_id),
+        inspector.limit_of(job_id),
     )
 
 
@@ -229,6 +231,7 @@ def _show(arguments: argparse.Namespace) -> int:
                 "steps": [output.members_of_step(step) for step in job.steps],
                 "needs": [vars(need) for need in job.needs],
                 "dependants": [vars(dependant) for dependant in job.dependants],
+                "limit": None if job.limit is None else vars(job.limit),
             }
             for job in shown
         ]
@@ -255,6 +258,7 @@ def _print_job(job: _Shown) -> None:
             ("deadline", _moment(info.deadline)),
             ("enqueued", _moment(info.enqueued_at)),
             ("due", _moment(info.next_process_at)),
+            ("limit", _limit(info, job.limit)),
             ("started", _moment(info.started_at)),
             ("ended", _moment(info.completed_at)),
             ("worker", info.worker or ""),
@@ -283,6 +287,15 @@ def _listed(jobs: list[str]) -> str:
 
 def _moment(moment: datetime | None) -> str:
     return "" if moment is None else f"{output.instant(moment)} ({output.from_now(moment)})"
+
+
+def _limit(info: TaskInfo, limit: LimitInfo | None) -> str:
+    """Return how far the limits of a job that waits for its start, or has started, are used up."""
+    if limit is None or info.state not in (State.PENDING, State.ACTIVE):
+        return ""
+    if info.state == State.ACTIVE:  # it waits for nothing any more
+        return str(limit).removeprefix("limited by ")
+    return f"{limit}, the next {_moment(limit.opens_at)}" if limit.opens_at is not None else str(limit)
 
 
 def _progress(info: TaskInfo) -> str:

@@ -110,6 +110,35 @@ class Dependant:
 
 
 @dataclass(frozen=True)
+class LimitInfo:
+    """The limits that a job counts towards, as the newest of the workers has them, and how far they are used up."""
+
+    handler: str
+    """The registered type."""
+    key: str | None
+    """What its `concurrency_key` made of the payload; None where it has none, or an argument was missing."""
+    concurrency: int | None
+    """How many may run at once; None: any number."""
+    running: int
+    """How many jobs with this key are active now."""
+    rate: str | None
+    """How many may start in a time; None: any number."""
+    started: int
+    """How many count towards that now."""
+    opens_at: datetime | None
+    """When the next one may start; None where one may start now, as far as the rate goes."""
+
+    def __str__(self) -> str:
+        full = self.opens_at is not None or (self.concurrency is not None and self.running >= self.concurrency)
+        facts = [f"limited by {self.key or self.handler}" if full else self.key or self.handler]
+        if self.concurrency is not None:
+            facts.append(f"{self.running} of {self.concurrency} running")
+        if self.rate is not None:
+            facts.append(f"{self.started} of {self.rate} started")
+        return ", ".join(facts)
+
+
+@dataclass(frozen=True)
 class GroupInfo:
     """Jobs of one group in one queue that wait to be handed over together."""
 

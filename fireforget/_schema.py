@@ -70,7 +70,8 @@ CREATE TABLE fireforget_worker (
     concurrency INTEGER NOT NULL,
     threads INTEGER NOT NULL,
     started_at REAL NOT NULL,
-    schedules TEXT NOT NULL DEFAULT '{}'
+    schedules TEXT NOT NULL DEFAULT '{}',
+    limits TEXT NOT NULL DEFAULT '{}'
 );
 
 -- n orders and finds a job; nonce makes its public id unlike that of a job whose insert was rolled back and gave n to another.
@@ -109,6 +110,7 @@ CREATE TABLE fireforget_job (
     progress_note TEXT,
     cancel_requested_at REAL,
     has_steps INTEGER NOT NULL DEFAULT 0,
+    limit_key TEXT,
     CONSTRAINT state_is_known CHECK (state BETWEEN 1 AND 9),
     CONSTRAINT active_has_a_worker CHECK ((state = 3) = (worker IS NOT NULL))
 );
@@ -168,6 +170,16 @@ CREATE TABLE fireforget_idempotency (
     PRIMARY KEY (type, key)
 );
 
+-- Starts of jobs whose handlers have a rate. `at` is the latest moment at which the job could start;
+-- from `until` on it counts no more.
+-- How many jobs of a key are active is not written down anywhere: it is counted, in an index, so that no slot can be lost.
+CREATE TABLE fireforget_start (
+    limit_key TEXT NOT NULL,
+    at REAL NOT NULL,
+    until REAL NOT NULL,
+    job INTEGER NOT NULL
+);
+
 -- next_at is the tick that is to be enqueued next: whoever moves it on enqueues, in the same transaction. digest stands for
 -- everything that the registry says of the schedule.
 CREATE TABLE fireforget_schedule (
@@ -210,14 +222,17 @@ CREATE TABLE fireforget_step (
 """
 
 # Claims walk `fireforget_claim` in the order in which jobs are to run and stop after as many as they want: neither history nor
-# jobs that are not due, nor types without a handler, are ever stepped over. The others hold only the rows of their own states.
+# jobs that are not due, nor types without a handler, are ever stepped over. Jobs without limits have no limit key and stand first
+# of their type, those with limits key by key: a key that is full is stepped over as a whole. The others hold only the rows of
+# their own states.
 # `state > 4` rather than a list of states: for a list of three SQLite builds a set in memory at every write. Of the two for those
 # `fireforget_resting` has them in the order in which they ended, to be trimmed, and `fireforget_listed` in that of n, which is in
 # every index behind its columns, to be counted and listed a page at a time without sorting.
 _INDEXES = """
-CREATE INDEX fireforget_claim ON fireforget_job (queue, type, priority DESC, due) WHERE state = 2;
+CREATE INDEX fireforget_claim ON fireforget_job (queue, type, limit_key, priority DESC, due) WHERE state = 2;
 CREATE INDEX fireforget_due ON fireforget_job (due, queue, state) WHERE state IN (1, 4);
 CREATE INDEX fireforget_active ON fireforget_job (worker, queue) WHERE state = 3;
+CREATE INDEX fireforget_limited ON fireforget_job (limit_key) WHERE state = 3 AND limit_key IS NOT NULL;
 CREATE INDEX fireforget_cancel ON fireforget_job (worker) WHERE state = 3 AND cancel_requested_at IS NOT NULL;
 CREATE INDEX fireforget_resting ON fireforget_job (state, queue, completed_at) WHERE state > 4;
 CREATE INDEX fireforget_listed ON fireforget_job (state, queue) WHERE state > 4;
@@ -228,6 +243,8 @@ CREATE INDEX fireforget_open_need ON fireforget_dependency (job) WHERE outcome I
 CREATE INDEX fireforget_failed_need ON fireforget_dependency (job) WHERE outcome > 5;
 CREATE INDEX fireforget_expiry ON fireforget_job (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX fireforget_idempotency_expiry ON fireforget_idempotency (expires_at);
+CREATE INDEX fireforget_start_key ON fireforget_start (limit_key, at);
+CREATE INDEX fireforget_start_until ON fireforget_start (until);
 CREATE UNIQUE INDEX fireforget_task_id ON fireforget_job (task_id) WHERE task_id IS NOT NULL;
 CREATE UNIQUE INDEX fireforget_unique_key ON fireforget_job (unique_key) WHERE unique_key IS NOT NULL;
 """

@@ -60,6 +60,7 @@ INSERTED_COLUMNS = (
     "unique_until",
     "group_name",
     "linked",
+    "limit_key",
 )
 
 INSERT_JOB = f"""
@@ -69,7 +70,7 @@ VALUES ({", ".join("?" * len(INSERTED_COLUMNS))})
 
 # Most jobs leave these out. SQLite then has a third less to bind and to store, and a statement may carry many rows: one alone
 # costs 5 us, one of fifty 1.6 us (SQLite 3.40).
-RARE_COLUMNS = ("task_id", "headers", "deadline", "unique_key", "unique_until", "group_name", "linked")
+RARE_COLUMNS = ("task_id", "headers", "deadline", "unique_key", "unique_until", "group_name", "linked", "limit_key")
 PLAIN_COLUMNS = tuple(column for column in INSERTED_COLUMNS if column not in RARE_COLUMNS)
 
 
@@ -201,8 +202,8 @@ LIMIT 1
 # --- workers: their own row ---------------------------------------------------------------------------------------------
 
 INSERT_WORKER = """
-INSERT INTO fireforget_worker (name, host, pid, boot_id, lock_file, queues, concurrency, threads, started_at, schedules)
-VALUES (:name, :host, :pid, :boot_id, :lock_file, :queues, :concurrency, :threads, :started_at, :schedules)
+INSERT INTO fireforget_worker (name, host, pid, boot_id, lock_file, queues, concurrency, threads, started_at, schedules, limits)
+VALUES (:name, :host, :pid, :boot_id, :lock_file, :queues, :concurrency, :threads, :started_at, :schedules, :limits)
 """
 
 DELETE_WORKER = "DELETE FROM fireforget_worker WHERE n = :worker"
@@ -228,14 +229,15 @@ NEXT_DUE = f"SELECT min(due) FROM fireforget_job INDEXED BY fireforget_due WHERE
 
 # The pairs of queue and type that have pending jobs, by skipping through the claim index from the first job of one pair to the
 # first of the next: as many steps as there are pairs, however many jobs they have. (A row value, (queue, type) > (...), would
-# read better, but SQLite seeks by its first column alone and walks through the rest.)
+# read better, but SQLite seeks by its first column alone and walks through the rest.) With each, the lowest and the highest limit
+# key of its jobs: NULL stands before all others and is that of jobs without limits, or whose key is still to be made.
 PENDING_LANES = f"""
 WITH RECURSIVE lane(n) AS (
     SELECT (
         SELECT n
         FROM fireforget_job INDEXED BY fireforget_claim
         WHERE state = {PENDING}
-        ORDER BY queue, type
+        ORDER BY queue, type, limit_key
         LIMIT 1
     )
     UNION ALL
@@ -244,21 +246,27 @@ WITH RECURSIVE lane(n) AS (
             SELECT following.n
             FROM fireforget_job AS following INDEXED BY fireforget_claim
             WHERE following.state = {PENDING} AND following.queue = job.queue AND following.type > job.type
-            ORDER BY following.type
+            ORDER BY following.type, following.limit_key
             LIMIT 1
         ),
         (
             SELECT following.n
             FROM fireforget_job AS following INDEXED BY fireforget_claim
             WHERE following.state = {PENDING} AND following.queue > job.queue
-            ORDER BY following.queue, following.type
+            ORDER BY following.queue, following.type, following.limit_key
             LIMIT 1
         )
     )
     FROM lane
     JOIN fireforget_job AS job ON job.n = lane.n
 )
-SELECT job.queue, job.type
+SELECT job.queue, job.type, job.limit_key, (
+    SELECT last.limit_key
+    FROM fireforget_job AS last INDEXED BY fireforget_claim
+    WHERE last.state = {PENDING} AND last.queue = job.queue AND last.type = job.type
+    ORDER BY last.limit_key DESC
+    LIMIT 1
+)
 FROM lane
 JOIN fireforget_job AS job ON job.n = lane.n
 """
@@ -273,7 +281,7 @@ def _branches(types: int) -> str:
     """Return a compound SELECT of the first jobs of `types` types of a queue, `:type_0` and so on."""
     branch = (
         f"SELECT n, priority, due FROM fireforget_job INDEXED BY fireforget_claim "
-        f"WHERE state = {PENDING} AND queue = :queue AND type = :type_{{}}"
+        f"WHERE state = {PENDING} AND queue = :queue AND type = :type_{{}} AND limit_key IS NULL"
     )
     return "\n        UNION ALL ".join(branch.format(position) for position in range(types))
 
@@ -281,14 +289,6 @@ def _branches(types: int) -> str:
 def first_of(types: int) -> str:
     """Return the statement that reads the first `:most` pending jobs of `types` types of a queue, without claiming them."""
     return f"{_branches(types)}\nORDER BY priority DESC, due, n\nLIMIT :most"
-
-
-CLAIM_ONE = f"""
-UPDATE fireforget_job
-SET state = {ACTIVE}, worker = :worker, claim = claim + 1, started_at = :now
-WHERE n = :n AND state = {PENDING}
-RETURNING {CLAIMED_COLUMNS}
-"""
 
 
 @cache
@@ -332,6 +332,124 @@ def _lane(lane: int, types: int) -> str:
     branches = _branches(types).replace(":type_", f":type_{lane}_").replace(":queue", f":queue_{lane}")
     return f"        SELECT n FROM ({branches} ORDER BY priority DESC, due, n LIMIT :most_{lane})"
 
+
+# --- workers: claiming jobs with limits -----------------------------------------------------------------------------------
+# What runs is counted in the rows themselves, inside the transaction that claims: whatever kills a worker, no slot is lost.
+
+_LANE = f"state = {PENDING} AND queue = :queue AND type = :type"
+
+# The keys of a lane after one of them, by skipping from key to key: as many steps as there are keys, however many jobs they have.
+KEYS_AFTER = f"""
+WITH RECURSIVE step(key) AS (
+    SELECT min(limit_key)
+    FROM fireforget_job INDEXED BY fireforget_claim
+    WHERE {_LANE} AND limit_key > :after
+    UNION ALL
+    SELECT (
+        SELECT min(limit_key)
+        FROM fireforget_job INDEXED BY fireforget_claim
+        WHERE {_LANE} AND limit_key > step.key
+    )
+    FROM step
+    WHERE step.key IS NOT NULL
+    LIMIT :most
+)
+SELECT key
+FROM step
+WHERE key IS NOT NULL
+"""
+
+# Where a walk is long: the keys of the jobs that were stored lately, by their numbers.
+NEW_KEYS = f"""
+SELECT DISTINCT queue, type, limit_key
+FROM fireforget_job NOT INDEXED
+WHERE n > :seen
+  AND n <= :last
+  AND state = {PENDING}
+  AND limit_key IS NOT NULL
+"""
+
+FIRST_OF_KEY = f"""
+SELECT n, priority, due
+FROM fireforget_job INDEXED BY fireforget_claim
+WHERE {_LANE} AND limit_key = :limit_key
+ORDER BY priority DESC, due, n
+LIMIT :most
+"""
+
+# Active jobs are as few as workers have in their hands.
+RUNNING_OF_KEYS = f"""
+SELECT limit_key, count(*)
+FROM fireforget_job INDEXED BY fireforget_limited
+WHERE state = {ACTIVE} AND limit_key IS NOT NULL
+GROUP BY limit_key
+"""
+RUNNING_OF_KEY = f"""
+SELECT count(*)
+FROM fireforget_job INDEXED BY fireforget_limited
+WHERE state = {ACTIVE} AND limit_key IS NOT NULL AND limit_key = :limit_key
+"""
+
+
+@cache
+def claim_numbers(jobs: int) -> str:
+    """Return the statement that claims `jobs` pending jobs by their numbers; `+` keeps it from looking for them by state."""
+    return f"""
+UPDATE fireforget_job
+SET state = {ACTIVE}, worker = ?, claim = claim + 1, started_at = ?
+WHERE n IN ({", ".join("?" * jobs)}) AND +state = {PENDING}
+RETURNING {CLAIMED_COLUMNS}
+"""
+
+
+# `:latest` is there for a clock that was ahead once: what it noted is not to hold anything up for longer than a window.
+_COUNTED = "limit_key = :limit_key AND at > :after AND at <= :latest"
+STARTS_OF_KEY = f"SELECT count(*) FROM fireforget_start INDEXED BY fireforget_start_key WHERE {_COUNTED}"
+STARTED_BEFORE = f"""
+SELECT at
+FROM fireforget_start INDEXED BY fireforget_start_key
+WHERE {_COUNTED}
+ORDER BY at DESC
+LIMIT 1 OFFSET :newer
+"""
+NOTE_START = "INSERT INTO fireforget_start (limit_key, at, until, job) VALUES (?, ?, ?, ?)"
+
+# A few at a time, in passing, and more than are added.
+REMOVE_OLD_STARTS = """
+DELETE FROM fireforget_start
+WHERE rowid IN (
+    SELECT rowid
+    FROM fireforget_start INDEXED BY fireforget_start_until
+    WHERE until <= :now
+    LIMIT :most
+)
+"""
+
+# Before the job is put back, which ends the fence: its last start did not happen.
+GIVE_START_BACK = """
+DELETE FROM fireforget_start
+WHERE rowid = (
+    SELECT max(fireforget_start.rowid)
+    FROM fireforget_job AS job
+    JOIN fireforget_start INDEXED BY fireforget_start_key
+        ON fireforget_start.limit_key = job.limit_key AND fireforget_start.job = job.n
+    WHERE job.n = ? AND job.worker = ? AND job.claim = ?
+)
+RETURNING limit_key
+"""
+
+# Jobs that a program stored that knows no handlers: what their keys are made of is their payload.
+WITHOUT_KEY = f"""
+SELECT n, CASE WHEN :reads THEN CAST(payload AS TEXT) END
+FROM fireforget_job INDEXED BY fireforget_claim
+WHERE {_LANE} AND limit_key IS NULL
+ORDER BY priority DESC, due, n
+LIMIT :most
+"""
+SET_KEY = f"UPDATE fireforget_job SET limit_key = :limit_key WHERE n = :n AND state = {PENDING} AND limit_key IS NULL"
+
+LIMIT_KEY_OF = "SELECT limit_key FROM fireforget_job WHERE n = :n"
+LIMITS_OF_WORKERS = "SELECT limits FROM fireforget_worker WHERE limits <> '{}' ORDER BY n"
 
 # --- workers: groups ------------------------------------------------------------------------------------------------------
 # Members wait in state aggregating. When a group is complete they get the number of the job that aggregates them as their batch;
@@ -1037,6 +1155,7 @@ def run_plain(state: int, filters: Iterable[str]) -> str:
 UPDATE_JOB = f"""
 UPDATE fireforget_job
 SET payload = CASE WHEN :new_payload THEN :payload ELSE payload END,
+    limit_key = CASE WHEN NOT :new_payload THEN limit_key END,
     queue = :queue, priority = :priority, due = :due, state = :state, unique_key = :unique_key,
     deadline = :deadline, timeout = coalesce(timeout, CASE WHEN :deadline IS NULL THEN {DEFAULT_TIMEOUT} END)
 WHERE n = :n

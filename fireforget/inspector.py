@@ -25,6 +25,7 @@ from fireforget import payload as json_payload
 from fireforget._backup import Backup
 from fireforget._claims import HISTORY_DAYS, SECONDS_OF_DAY
 from fireforget._doctor import Finding, examine
+from fireforget._handler_limits import UNFIT, named_in, parse_rate
 from fireforget._inspect_access import STATE, Access, Connection, instant, state_of
 from fireforget._inspect_change import (
     ARCHIVABLE,
@@ -46,6 +47,7 @@ from fireforget._inspect_facts import (
     DayStats,
     Dependant,
     GroupInfo,
+    LimitInfo,
     Need,
     QueueStats,
     ScheduleEvent,
@@ -78,6 +80,7 @@ __all__ = [
     "Finding",
     "GroupInfo",
     "Inspector",
+    "LimitInfo",
     "Need",
     "QueueStats",
     "ScheduleEvent",
@@ -454,6 +457,40 @@ class Inspector:
             rows = connection.execute(_sql.WAITED_FOR_BY, {"n": found, "most": limit}).fetchall()
         tag = self._access.tag
         return [Dependant(own or public_id(tag, n, nonce), STATE_OF_NUMBER[state]) for n, nonce, own, state in rows]
+
+    def limit_of(self, job_id: str) -> LimitInfo | None:
+        """Return the limits that a job counts towards, and whether it waits for them; None where no worker has any for it.
+
+        The numbers are those of the newest worker that has this handler. A job that was stored without its handler at hand has
+        none before a worker has looked at it. Raises `UnknownJob`.
+        """
+        with self._access.reading() as connection:
+            key = connection.execute(_sql.LIMIT_KEY_OF, {"n": self._access.find(connection, job_id)[0]}).fetchone()[0]
+            if key is None or key == UNFIT:
+                return None
+            handler, filled = named_in(key)
+            known: dict[str, Any] = {}
+            for (limits,) in connection.execute(_sql.LIMITS_OF_WORKERS):
+                known.update(json.loads(limits))
+            numbers = known.get(handler)
+            if numbers is None:
+                return None
+            running = connection.execute(_sql.RUNNING_OF_KEY, {"limit_key": key}).fetchone()[0]
+            started, opens_at = self._starts(connection, key, numbers["rate"])
+        return LimitInfo(handler, filled, numbers["concurrency"], running, numbers["rate"], started, opens_at)
+
+    def _starts(self, connection: Connection, key: str, rate_text: str | None) -> tuple[int, datetime | None]:
+        """Return how many starts count towards a rate now, and when the next one is allowed if none is now."""
+        rate = parse_rate(rate_text)
+        if rate is None:
+            return 0, None
+        now = self._access.now()
+        counted = {"limit_key": key, "after": now - rate.seconds, "latest": now + 2 * rate.seconds}
+        started = connection.execute(_sql.STARTS_OF_KEY, counted).fetchone()[0]
+        if started < rate.starts:
+            return started, None
+        earliest = connection.execute(_sql.STARTED_BEFORE, {**counted, "newer": rate.starts - 1}).fetchone()[0]
+        return started, instant(earliest + rate.seconds)
 
     def tasks(
         self,

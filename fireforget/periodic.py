@@ -70,9 +70,11 @@ class Periodic:
         whatever a payload function raises.
         """
         payload = self._build(tick) if self.builds_payload else self.payload
+        task = _fitting(self.definition, payload)
         marks = {NAME_HEADER: json_payload.storable(self.name), TICK_HEADER: datetime.fromtimestamp(tick, UTC).isoformat()}
         headers = {**self.options.get("headers", {}), **marks}
-        return Task._from_checked(self.type, _fitting(self.definition, payload), {**self.options, "headers": headers})
+        limited = {name: value for name, value in task.options.items() if name == "limit_key"}
+        return Task._from_checked(self.type, task.payload_json, {**self.options, **limited, "headers": headers})
 
     def _build(self, tick: float) -> Any:
         return self.payload(self.schedule.local(tick)) if self.takes_tick else self.payload()
@@ -129,18 +131,18 @@ def _takes_tick(name: str, payload: Any) -> bool:
     raise RegistrationError(f"schedule {name!r}: payload={payload!r} must take nothing, or the tick, and takes {signature}")
 
 
-def _fitting(definition: Any, payload: Any) -> str | None:
-    """Return a payload as JSON text; raises `InvalidTask` where it does not fit the handler."""
+def _fitting(definition: Any, payload: Any) -> Task:
+    """Return the handler's task with a payload; raises `InvalidTask` where it does not fit the handler."""
     if payload is None or isinstance(payload, dict):
         try:
-            text: str | None = definition.task(**(payload or {})).payload_json
+            task: Task = definition.task(**(payload or {}))
         except InvalidTask:
             raise
         except TypeError as error:
             raise InvalidTask(str(error)) from None
-        return text
-    definition._check_fit((payload,), {})
-    return json_payload.encode(payload)
+        return task
+    with_position: Task = definition._task_with(payload)
+    return with_position
 
 
 # --- which ticks ----------------------------------------------------------------------------------------------------------

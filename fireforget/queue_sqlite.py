@@ -158,6 +158,7 @@ class Intake:
             "unique_until": None if unique_for is None else now + unique_for,
             "group_name": group,
             "linked": None,
+            "limit_key": get("limit_key"),
         }
         if after:
             row["after"] = after

@@ -11,6 +11,7 @@ from functools import update_wrapper
 from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar
 
 from fireforget import payload as json_payload
+from fireforget._handler_limits import KeyTemplate, Limits, Rate, check_concurrency, parse_rate
 from fireforget.clock import Seconds, to_seconds
 from fireforget.cron import Schedule
 from fireforget.cron import parse as parse_cron
@@ -85,6 +86,7 @@ class Definition(Generic[P, R]):
         retry_delay: RetryDelay | None,
         reactions: Reactions = Reactions(),  # noqa: B008 - immutable
         transaction_timeout: float | None = None,
+        limited: tuple[int | None, Rate | None, str | None] = (None, None, None),
     ) -> None:
         update_wrapper(self, function)
         self.pattern = pattern
@@ -99,6 +101,8 @@ class Definition(Generic[P, R]):
         self._names = frozenset(p.name for p in parameters if p.kind in _BY_NAME)
         self._required = frozenset(p.name for p in parameters if p.default is p.empty and p.kind in _BY_NAME)
         self._plain = all(p.kind in _BY_NAME for p in parameters)
+        self.limits = self._limits(*limited)
+        """How many of its jobs may run, and start, at once; None: any number."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the handler itself, here and now, as the plain function that it is."""
@@ -116,7 +120,29 @@ class Definition(Generic[P, R]):
             payload = self._bind(args, kwargs)
         else:
             payload = kwargs
-        return Task._from_checked(self.pattern, json_payload.encode(payload) if payload else None, self.options)
+        options = self.options if self.limits is None else self._with_key(payload)
+        return Task._from_checked(self.pattern, json_payload.encode(payload) if payload else None, options)
+
+    def _limits(self, concurrency: int | None, rate: Rate | None, key: str | None) -> Limits | None:
+        if key is not None and concurrency is None and rate is None:
+            raise InvalidOption("concurrency_key", key, "give concurrency or rate too: it says by what they count")
+        if concurrency is None and rate is None:
+            return None
+        if key is None:
+            return Limits(self.pattern, concurrency, rate, None)
+        parameters = self._signature.parameters.values()
+        defaults = {p.name: ... if p.default is p.empty else p.default for p in parameters if p.kind in _BY_NAME}
+        first = next((p.name for p in parameters if p.kind in _BY_POSITION), None)
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        return Limits(self.pattern, concurrency, rate, KeyTemplate(key, defaults, first, open_ended=open_ended))
+
+    def _with_key(self, payload: Any) -> dict[str, Any]:
+        """Return the options of a task with this payload, its limit key among them; raises `TypeError` where it has none."""
+        assert self.limits is not None
+        try:
+            return {**self.options, "limit_key": self.limits.key_of(payload)}
+        except LookupError as error:
+            raise TypeError(f"{self.pattern}: {error}") from None
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -142,7 +168,8 @@ class Definition(Generic[P, R]):
             self._check_fit((), payload or {})
         else:
             self._check_fit((payload,), {})
-        return Task._from_checked(self.pattern, None if payload is None else json_payload.encode(payload), self.options)
+        options = self.options if self.limits is None else self._with_key(payload)
+        return Task._from_checked(self.pattern, None if payload is None else json_payload.encode(payload), options)
 
     def call(self, payload: Any) -> R:
         """Run the handler with a stored payload: an object's members are keyword arguments, null is none, anything else is one.
@@ -165,6 +192,11 @@ class Definition(Generic[P, R]):
         except TypeError as error:
             others = self._others(error, kwargs)
             raise PayloadMismatch(f"the payload does not fit {self.pattern}{self._signature}: {error}{others}") from None
+        if self.limits is not None and self.limits.template is not None:
+            try:
+                self.limits.key_of(args[0] if args else kwargs)
+            except LookupError as error:
+                raise PayloadMismatch(f"the payload does not fit {self.pattern}: {error}") from None
 
     def _others(self, error: TypeError, kwargs: dict[str, Any]) -> str:
         """Return what `Signature.bind` does not add to its first complaint: names that no argument has, mistyped ones say."""
@@ -258,6 +290,9 @@ class Registry:
         pass_headers: bool | Iterable[str] | None = None,
         transactional: bool = False,
         transaction_timeout: Seconds | None = None,
+        concurrency: int | None = None,
+        rate: str | None = None,
+        concurrency_key: str | None = None,
         **options: Any,
     ) -> Callable[[Callable[P, R]], Definition[P, R]]:
         """Register the decorated function, plain or `async`, as the handler of a type.
@@ -270,6 +305,11 @@ class Registry:
         With `transactional`, what the handler writes on `current_job().connection` and its completion commit together or not at
         all. `transaction_timeout` is for how many seconds it may keep others from writing; None: 1. One that takes longer is
         interrupted, and killed a quarter of a second later.
+
+        `concurrency` is how many of its jobs may run at once, over all workers, `rate` how many may start in any second, minute
+        or hour: "10/s", "100/m", "5000/h" (None: no limit). Both count by `concurrency_key`, text with names of the handler's
+        arguments in braces, such as "user:{user_id}" (None: all jobs of the handler together). A job over its limit is not
+        claimed, and holds up nothing else.
 
         Raises `RegistrationError` for a blank or taken type, what cannot be called, and an `async` handler that would be
         transactional; `UnknownOption` and `InvalidOption`.
@@ -288,6 +328,7 @@ class Registry:
         if reactions.pass_headers is None:
             reactions = reactions._replace(pass_headers=self._reactions.pass_headers)
         limit = _transaction_limit(transactional, transaction_timeout)
+        limited = check_concurrency(concurrency), parse_rate(rate), concurrency_key
 
         def register(function: Callable[P, R]) -> Definition[P, R]:
             if isinstance(function, Definition) or not callable(function):
@@ -300,7 +341,7 @@ class Registry:
                     f"{type!r} cannot be transactional as it is async: its transaction would stay open, and keep everybody else "
                     "from writing, while it awaits; make it a plain function"
                 )
-            definition = Definition(type, function, checked, retry_delay, reactions, limit)
+            definition = Definition(type, function, checked, retry_delay, reactions, limit, limited)
             self._definitions[type] = definition
             if type.endswith(":"):
                 self._prefixes = sorted([*self._prefixes, type], key=len, reverse=True)
@@ -488,6 +529,11 @@ class Registry:
         if exact is not None:
             return exact
         return next((self._definitions[prefix] for prefix in self._prefixes if type.startswith(prefix)), None)
+
+    def limits_of(self, type: str) -> Limits | None:
+        """Return the limits of the handler of a type; None where it has none, or there is no handler."""
+        definition = self.match(type)
+        return None if definition is None else definition.limits
 
     @property
     def definitions(self) -> dict[str, Definition[Any, Any]]:

@@ -389,6 +389,7 @@ def drain(
 
     An exception of a handler, SystemExit included, is a failed run; with `raise_errors` the first one is raised once its job is
     settled. Timeouts are not enforced, since that takes a process to kill; `current_job().timeout` tells them.
+    Nor are the limits of handlers: one job runs after the other, and a rate would have a test wait.
 
     Raises `TypeError` for what is no queue or no registry, `InvalidOption` for options that cannot be, and `FireforgetError`
     where `async` handlers would have to run inside a running event loop: call it from there with

@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Protocol
@@ -72,6 +72,10 @@ MOST_ERROR = 4096
 
 Outcome = tuple[Any, ...]
 """What became of a job: a word, then what belongs to it; see `Runner.run`."""
+
+LATE: Outcome = ("late",)
+"""The outcome of a job with a rate that has not been started: its way here took too long for the rate to hold."""
+_AT_ANY_TIME: Mapping[int, float] = {}
 
 
 class Host(Protocol):
@@ -539,8 +543,8 @@ class _InTurn:
             child, self._run_async, mark=LockMark(slot, self._cell), mark_deciding=partial(slot.mark_deciding, self._cell)
         )
 
-    def take(self, first: int, rows: list[tuple[Any, ...]]) -> None:
-        """Run a frame, up to where the board allows."""
+    def take(self, first: int, rows: list[tuple[Any, ...]], start_by: Mapping[int, float] = _AT_ANY_TIME) -> None:
+        """Run a frame, up to where the board allows; what is past its moment in `start_by` comes back without having run."""
         words, doubles = self._slot.words, self._slot.doubles
         number_at, began_at, index_at = self._cell.number_at, self._cell.began_at, self._cell.index_at
         started_at, limit_at, done_at = self._slot.started_at, self._slot.limit_at, self._slot.done_at
@@ -554,7 +558,7 @@ class _InTurn:
             words[started_at] = index + 1
             if words[limit_at] <= index:  # taken back; so is all that follows
                 break
-            outcome = run(index, row)
+            outcome = run(index, row) if not start_by or index not in start_by or now <= start_by[index] else LATE
             if self._child.is_foreign:
                 os._exit(0)  # a handler forked, and this is the other process, which came back from it
             if outcome is not None or "fireforget.patterns" in sys.modules:
@@ -594,6 +598,7 @@ class _AtOnce:
         self._child = child
         self._slot = slot
         self._waiting: deque[tuple[int, tuple[Any, ...]]] = deque()
+        self._start_by: dict[int, float] = {}
         self._ready = threading.Condition()
         self._taken_up_to = 0
         self._runs = 0
@@ -605,9 +610,10 @@ class _AtOnce:
         for thread in self._threads:
             thread.start()
 
-    def take(self, first: int, rows: list[tuple[Any, ...]]) -> None:
-        """Hand a frame to the threads."""
+    def take(self, first: int, rows: list[tuple[Any, ...]], start_by: Mapping[int, float] = _AT_ANY_TIME) -> None:
+        """Hand a frame to the threads; what is past its moment in `start_by` comes back without having run."""
         with self._ready:
+            self._start_by.update(start_by)
             self._waiting.extend(enumerate(rows, first))
             self._taken_up_to = first + len(rows)
             self._ready.notify(len(rows))
@@ -621,7 +627,7 @@ class _AtOnce:
             index, row = item
             began = time.monotonic()
             try:
-                outcome = runner.run(index, row)
+                outcome = runner.run(index, row) if began <= self._start_by.pop(index, began) else LATE
                 if self._child.is_foreign:
                     os._exit(0)
                 self._child.finish_job(index, outcome, always=True)

@@ -13,7 +13,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fireforget import logs, metrics
@@ -157,8 +157,11 @@ class Crew:
                     rooms[slot_number] = wanted
         return rooms
 
-    def hand_out(self, rows: list[Row], rooms: dict[int, int]) -> None:
-        """Send claimed jobs to the children that have room for them."""
+    def hand_out(self, rows: list[Row], rooms: dict[int, int], start_by: Mapping[int, float]) -> None:
+        """Send claimed jobs to the children that have room for them.
+
+        Those in `start_by`, by number, are to start by then (monotonic seconds) or to come back.
+        """
         at = 0
         for slot_number, most in rooms.items():
             share = rows[at : at + most]
@@ -170,7 +173,10 @@ class Crew:
             if not child.jobs:
                 child.moved_at = time.monotonic()
             self._enforcer.expect(child.watched, dict(enumerate(share, child.sent)))
-            child.mailbox.send(("frame", child.sent, share))
+            limits = (
+                {index: start_by[row[0]] for index, row in enumerate(share, child.sent) if row[0] in start_by} if start_by else {}
+            )
+            child.mailbox.send(("frame", child.sent, share, limits) if limits else ("frame", child.sent, share))
             child.sent += len(share)
 
     def ask(self, message: Any, asked: set[int | None]) -> None:
@@ -505,8 +511,10 @@ class Crew:
     def abandon(self) -> None:
         """After the helper has killed every child: put back whatever was in their hands."""
         for child in self:
-            for row in self._take(child, list(child.jobs)):
-                self.verdicts.put_back(row)
+            running = {index for index, _, _ in child.slot.running()}
+            for index in list(child.jobs):
+                for row in self._take(child, [index]):
+                    self.verdicts.put_back(row, started=index in running)
             child.slot.clear()
 
     def close(self) -> None:

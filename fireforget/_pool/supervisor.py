@@ -124,10 +124,13 @@ class Supervisor:
     def _sign_in(self) -> None:
         queue, settings = self._queue, self._settings
         self.name = f"{socket.gethostname()}:{os.getpid()}:{self._board.path[-8:]}"
-        self._claims = Claims(queue._database, self._handles, list(settings.queues), queue._clock)
+        self._claims = Claims(queue._database, self._handles, list(settings.queues), queue._clock, self._registry.limits_of)
         self._claims.hooks_of_archived = lambda of: hooks.owners_of(self._registry, of, "on_archived")
         digests = {name: schedule.digest for name, schedule in self._registry.schedules.items()}
-        self._claims.register(self.name, self._board.path, dict(settings.queues), settings.concurrency, settings.threads, digests)
+        limits = {name: known.limits.numbers() for name, known in self._registry.definitions.items() if known.limits is not None}
+        self._claims.register(
+            self.name, self._board.path, dict(settings.queues), settings.concurrency, settings.threads, digests, limits
+        )
         self._recovery = Recovery(self._claims)
         with self._claims.reading():
             self._recovery.look()
@@ -236,6 +239,8 @@ class Supervisor:
             return 0.0
         else:
             moments.append(self._verdicts.tally.due_at)
+            if self._claims_now():
+                moments.append(self._claims.limited.look_at(now))
         if self._looks:
             moments.append(self._looks[0])
         if not self._notice.works:
@@ -278,7 +283,7 @@ class Supervisor:
         while self._looks and self._looks[0] <= now:
             self._looks.popleft()
             self._look_now = True
-        if not self._notice.works or self._crew.freed:
+        if not self._notice.works or self._crew.freed or (self._claims_now() and self._claims.limited.look_at(now) <= now):
             self._look_now = True
         self._crew.freed = False
         if now >= self._claims.wal_retry_at:
@@ -317,7 +322,7 @@ class Supervisor:
             self._look_now = False
             self._end_burst()
             return
-        wanted = sum(rooms.values())
+        wanted, settled = sum(rooms.values()), bool(settlement)
         with self._giving_way(), claims.transaction():
             claims.check_schema()
             claims.begin_claiming()
@@ -344,12 +349,18 @@ class Supervisor:
             tally.committed()
         if late:
             self._samples.count("fireforget_results_discarded_total", (), late)
-        self._crew.hand_out(rows, rooms)
+        self._crew.hand_out(rows, rooms, claims.limited.start_by)
         self._has_news = told.more
         looks_due = (self._look_now and not looks) or told.unblocked > 0  # some may be due later
         unsure = len(rows) < wanted and not looks and self._filled_at < began  # other queues may have filled since
+        # A job that ended may have made room for another one of its key, where the look before saw none.
+        made_room = settled and bool(claims.limited.known) and len(rows) < wanted
         self._look_now = (
-            looks_due or unsure or self._settings.burst or (wanted > 0 and (len(rows) == wanted or claims.claimed_enough))
+            looks_due
+            or unsure
+            or made_room
+            or self._settings.burst
+            or (wanted > 0 and (len(rows) == wanted or claims.claimed_enough))
         )
         self._trouble_logged_at = -_NEVER
         claims.check_identity()
@@ -407,7 +418,8 @@ class Supervisor:
             return
         with self._claims.reading():
             nothing_due = self._claims.next_due() > self._clock()
-            if nothing_due and not self._claims.lanes() and not self._claims.active_elsewhere():
+            nothing_waits = not self._claims.lanes() and not self._claims.limited.any_full
+            if nothing_due and nothing_waits and not self._claims.active_elsewhere():
                 self._begin_stop(0.0)
 
     def _claim(self, lanes: Mapping[str, list[str]], wanted: int) -> list[Row]:

@@ -210,6 +210,10 @@ class Verdicts:
         self.settlement.retried.append((now + delay, 0, None, now, *self.fence(row)))
         self.next_due = min(self.next_due, now + delay)
 
+    def _late(self, row: Row) -> None:
+        self.settlement.late.append(self.fence(row))
+        self.put_back(row)
+
     def _revoked(self, row: Row) -> None:
         self.settlement.revoked.append(self.fence(row))
         self.settlement.forgotten.append((row[_N],))
@@ -219,13 +223,16 @@ class Verdicts:
 
     # --- what only the supervisor knows ---------------------------------------------------------------------------------
 
-    def put_back(self, row: Row) -> None:
-        """The job goes back as it was; it had not started."""
+    def put_back(self, row: Row, *, started: bool = False) -> None:
+        """The job goes back as it was; unless it had `started`, that was no start in the sense of its handler's rate."""
         self.settlement.put_back.append(self.fence(row))
+        limits = self._registry.limits_of(row[_TYPE])
+        if not started and limits is not None and limits.rate is not None:
+            self.settlement.given_back.append(self.fence(row))
 
     def interrupted(self, row: Row, reason: str, began: float) -> None:
         """The job goes back as it was, no attempt counted, though it was running; `began` in monotonic seconds."""
-        self.put_back(row)
+        self.put_back(row, started=True)
         self._samples.count("fireforget_jobs_returned_total", (reason,))
         logs.task_not_counted("returned", *self._names(row), time.monotonic() - began, reason)
 

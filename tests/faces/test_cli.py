@@ -20,6 +20,7 @@ from fireforget import (
     Registry,
     SqliteQueue,
     Task,
+    Worker,
     _cli_output,
     _cli_parser,
     _cli_stats,
@@ -455,6 +456,23 @@ def test_jobs_are_listed_by_every_filter(ok, queue, archived):
     assert "broken" in ok("task", "list", "--newer-than", "1h")
     queue.enqueue(Task("deep", {"user": {"id": 7}}))
     assert "deep" in ok("task", "list", "--payload", "user.id=7")
+
+
+def test_a_job_says_which_limit_it_waits_for(ok, queue):
+    """And how far it is used up, in words and as JSON."""
+    registry = Registry()
+
+    @registry.task("report", rate="1/h", concurrency=2, concurrency_key="user:{user}", retention=60)
+    def report(user): ...
+
+    first, second = queue.enqueue_many([report.task(user=7)] * 2)
+    with Worker(registry, queue, concurrency=1):
+        queue.wait(first.id, 10)
+        shown = ok("task", "show", second.id)
+        limit = json.loads(ok("task", "show", second.id, "--json"))["limit"]
+    assert "limited by user:7, 0 of 2 running, 1 of 1/h started, the next 2" in shown
+    assert (limit["handler"], limit["key"], limit["started"]) == ("report", "user:7", 1)
+    assert json.loads(ok("task", "show", second.id, "--json"))["limit"] is None  # no worker, no numbers
 
 
 def test_jobs_that_match_are_shown(ok, refused, queue, archived):

@@ -42,6 +42,14 @@ def printed(name):
             ],
         ),
         (
+            "limits",
+            [
+                "8 messages, never more than 5 in a second: True",
+                "8 reports for acme, never more than 2 at once: True",
+                "8 reports for bert, never more than 2 at once: True",
+            ],
+        ),
+        (
             "groups",
             [
                 "3 jobs wait in news:bert",

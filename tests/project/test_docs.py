@@ -631,7 +631,7 @@ def test_the_reference_has_every_public_name_and_no_others() -> None:
         (
             "member of a definition",
             Definition,
-            {"definition", "pattern", "function", "options", "retry_delay", "transaction_timeout", "is_async"},
+            {"definition", "pattern", "function", "options", "retry_delay", "transaction_timeout", "is_async", "limits"},
         ),
         ("member of a job", Job, set()),
         ("member of a worker", Worker, set()),
@@ -834,7 +834,8 @@ def test_the_reference_of_the_commands_has_the_shape_of_their_json(  # noqa: PLR
     assert listed.keys() == {"tasks", "after"} and listed["after"] is None
     assert all(job.keys() == members["job"] for job in listed["tasks"])
     shown = answer("task", "show", failed.id)
-    assert shown.keys() == members["job"] | {"attempts", "steps", "needs", "dependants"}
+    assert shown.keys() == members["job"] | {"attempts", "steps", "needs", "dependants", "limit"}
+    assert {field.name for field in dataclasses.fields(inspector.LimitInfo)} == members["limit"]
     assert [attempt.keys() for attempt in shown["attempts"]] == [members["attempt"]]
     assert [step.keys() for step in shown["steps"]] == [members["step"]]
     assert len(answer("task", "show", failed.id, "mine")) == 2

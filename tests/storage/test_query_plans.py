@@ -8,9 +8,9 @@ import pytest
 from fireforget import Task, _sql
 
 NUMBERS = dict.fromkeys(("now", "most", "n", "state", "nonce", "worker", "claim", "died", "most_0", "most_1", "most_2"), 1)
-NUMBERS.update(dict.fromkeys(("state", "before", "batch"), 1))
+NUMBERS.update(dict.fromkeys(("state", "before", "batch", "after", "latest", "newer", "reads"), 1))
 NAMES = dict.fromkeys(
-    ("queue", "unique_key", "task_id", "error", "key", "type", "reason", *(f"type_{n}" for n in range(100))), "x"
+    ("queue", "unique_key", "task_id", "error", "key", "type", "reason", "limit_key", *(f"type_{n}" for n in range(100))), "x"
 )
 NAMES.update(dict.fromkeys(("queue_0", "queue_1", "queue_2", "type_0_0", "type_1_0", "type_1_1", "type_2_0"), "x"))
 
@@ -19,6 +19,15 @@ HOT = {
     "claim three types": (_sql.claim(3), "fireforget_claim"),
     "claim from three queues": (_sql.claim_from((1, 2, 1)), "fireforget_claim"),
     "claim a hundred types": (_sql.claim(100), "fireforget_claim"),
+    "KEYS_AFTER": (_sql.KEYS_AFTER, "fireforget_claim"),
+    "FIRST_OF_KEY": (_sql.FIRST_OF_KEY, "fireforget_claim"),
+    "WITHOUT_KEY": (_sql.WITHOUT_KEY, "fireforget_claim"),
+    "RUNNING_OF_KEYS": (_sql.RUNNING_OF_KEYS, "fireforget_limited"),
+    "RUNNING_OF_KEY": (_sql.RUNNING_OF_KEY, "fireforget_limited"),
+    "STARTS_OF_KEY": (_sql.STARTS_OF_KEY, "fireforget_start_key"),
+    "STARTED_BEFORE": (_sql.STARTED_BEFORE, "fireforget_start_key"),
+    "GIVE_START_BACK": (_sql.GIVE_START_BACK, "fireforget_start_key"),
+    "REMOVE_OLD_STARTS": (_sql.REMOVE_OLD_STARTS, "fireforget_start_until"),
     "PENDING_LANES": (_sql.PENDING_LANES, "fireforget_claim"),
     "FORWARD_DUE": (_sql.FORWARD_DUE, "fireforget_due"),
     "NEXT_DUE": (_sql.NEXT_DUE, "fireforget_due"),
@@ -48,6 +57,7 @@ BY_ROW_NUMBER = {
         "MARK_NEEDED", "UNBLOCK", "FALL", "REMOVE_LINKED", "NEED_BY_NUMBER", "SUBJECT_OF_HOOK",
     )
 }  # fmt: skip
+BY_ROW_NUMBER["claim 64 jobs by number"] = _sql.claim_numbers(64)
 BY_ROW_NUMBER["remove 64 settled jobs"] = _sql.remove_settled(64)
 BY_ROW_NUMBER["look at 64 linked jobs"] = _sql.linked_among(64)
 

@@ -43,7 +43,9 @@ def crew(tmp_path):
     """A crew whose one child runs job 12."""
     own = board.Board.create(str(tmp_path / "jobs.db"), 2, 1)
     settings = Settings.checked(concurrency=1)
-    crew = Crew(settings, own, Helper(), Enforcer(lambda pid, number: None, None), metrics.Samples(), select.poll(), ("tag", "path"))
+    crew = Crew(
+        settings, own, Helper(), Enforcer(lambda pid, number: None, None), metrics.Samples(), select.poll(), ("tag", "path")
+    )
     crew.verdicts = Verdicts()
     crew.fork_missing()
     crew._forked(0, PID)

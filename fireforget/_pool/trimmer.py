@@ -51,6 +51,8 @@ class Trimmer:
         rest = 0.0
         while not self._stopping.wait(rest):
             self._changed.clear()
+            if self._stopping.is_set():  # since then: what was cleared was its call, and no other would come
+                break
             try:
                 self._trim()
                 rest = REST_SECONDS

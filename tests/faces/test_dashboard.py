@@ -15,6 +15,7 @@ import time
 import tomllib
 from contextlib import closing
 from fnmatch import fnmatch
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote, urlencode
 from wsgiref.util import setup_testing_defaults
@@ -815,6 +816,58 @@ def test_a_long_action_leaves_the_views_live(queue, monkeypatch):
         for one in acting:
             assert one.getresponse().status == 200
             one.close()
+
+
+# --- the reference ------------------------------------------------------------------------------------------------------
+
+REFERENCE = (ROOT / "docs" / "reference" / "dashboard.md").read_text(encoding="utf-8")
+
+
+def rows(first_header):
+    """Return the cells of the reference's table whose first column has this header."""
+    text = REFERENCE.partition(f"\n| {first_header} |")[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in line.split(" | ")] for line in text.splitlines()[2:]]
+
+
+def words(cell):
+    return set(re.findall(r"`(\w+)`", cell))
+
+
+def test_the_reference_has_every_path_and_no_others(queue):
+    """Both ways."""
+    app = dashboard.application(queue)
+    assert {row[0].strip("|` ") for row in rows("read")} == app._reads.keys()
+    assert {row[0].strip("|` ") for row in rows("act")} == app._actions.keys()
+
+
+def test_the_reference_has_every_member_and_no_others(queue, client):
+    """Whoever reads the JSON with a program finds what the table names."""
+    members = {row[0].strip("| "): words(row[1]) for row in rows("value")}
+    failed = queue.enqueue(fails.task(text="no"))
+    drain(queue)
+    queue.enqueue(Task("news", 1), group="reader")
+    testing.tick(queue, registry)
+    with worker_of(queue):
+        overview = client.get("overview")
+        (worker,) = client.get("workers")["workers"]
+    job, page = client.get("jobs?state=archived")["jobs"][0], client.get(f"job?id={failed.id}")
+    (schedule,) = client.get("schedules")["schedules"]
+    assert overview.keys() == members["overview"] | {"seconds"}
+    assert overview["queues"][0].keys() == members["queue"] and overview["workers"][0].keys() == members["worker"]
+    assert job.keys() == members["job"]
+    assert page.keys() == members["job"] | members["more of a job"] | {"seconds"}
+    assert page["attempts"][0].keys() == members["attempt"]
+    assert worker.keys() == members["worker"] | members["more of a worker"]
+    assert schedule.keys() == members["schedule"]
+    assert client.get("groups")["groups"][0].keys() == members["group"]
+
+
+def test_the_reference_has_every_code_of_an_error_and_no_others():
+    """With its status."""
+    documented = {(row[0].strip("| "), code) for row in rows("status") for code in words(row[1])}
+    source = "".join(file.read_text() for file in (ROOT / "fireforget" / "_dashboard").glob("*.py"))
+    found = re.findall(r'HTTPStatus\.([A-Z_]+),\s*"(\w+)"', source)
+    assert documented == {(str(int(HTTPStatus[name])), code) for name, code in found}
 
 
 # --- the command --------------------------------------------------------------------------------------------------------

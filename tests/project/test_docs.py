@@ -47,6 +47,7 @@ from fireforget import (
     app,
     cli,
     current_job,
+    dashboard,
     errors,
     inspector,
     logs,
@@ -226,6 +227,7 @@ COMMANDS: dict[str, Callable[[Path, list[str]], str]] = {
     "python -m fireforget.worker": run_worker,
     "python -m fireforget worker": run_worker,
     "python -m fireforget demo": ask_for_help,
+    "python -m fireforget dashboard": ask_for_help,
     "python -m examples.": ask_for_help,
     "python": lambda folder, words: run(folder, *words[1:]),
     "sqlite3": run_sql,
@@ -346,7 +348,7 @@ def parameters() -> set[str]:
     """Return every name that some public call takes, and every option."""
     names = {*task._CHECKS, *OF_A_HANDLER_ALONE, "run_timeout"}
     public = [(fireforget, name) for name in fireforget.__all__] + [(testing, name) for name in testing.__all__]
-    public += [(patterns, "configure"), (registry_module, "Definition")]
+    public += [(patterns, "configure"), (registry_module, "Definition"), (dashboard, "application")]
     for home, name in public:
         thing = getattr(home, name)
         callables = [thing, *(member for _, member in inspect.getmembers(thing, inspect.isfunction))] if callable(thing) else []
@@ -387,7 +389,7 @@ def test_every_command_in_the_text_of_a_document_exists(document: Path) -> None:
         elif words[:2] == ["python", "-m"]:
             assert importlib.util.find_spec(words[2]), f"`{span}`: there is no such module"
         for flag in re.findall(r"(?<!\w)--[a-z][a-z-]+", span):
-            known = flag in worker_flags() or flag == "--json" or words[0] == "python"
+            known = flag in worker_flags() or flag in ("--json", "--read-only") or words[0] == "python"
             assert known, f"`{span}`: there is no flag {flag}"
 
 

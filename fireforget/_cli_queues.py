@@ -28,7 +28,7 @@ from fireforget.task import State
 DEFAULT_DAYS = 10
 PERIODS = {"days": DAY, "hours": HOUR, "minutes": MINUTE}
 _UNITS = {DAY: ("day", "%Y-%m-%d"), HOUR: ("hour", "%Y-%m-%d %H:%M"), MINUTE: ("minute", "%Y-%m-%d %H:%M")}
-_SHORTEST_BAR, _LONGEST_BAR, _WIDTH_WITHOUT_BAR = 8, 50, 68
+_SHORTEST_BAR, _LONGEST_BAR = 8, 50
 
 _IN_ORDER = (
     State.PENDING,
@@ -222,7 +222,8 @@ def _print_history(history: Sequence[HistoryPoint]) -> None:
     )
     rows = [[f"{point.at:{format}}", *_cells(point)] for point in history] + [["in all", *_cells(sums)]]
     header = [f"{unit} (UTC)", "processed", "failed", "error rate", "run", "wait"]
-    width = min(_LONGEST_BAR, (output.terminal_width() or 0) - _WIDTH_WITHOUT_BAR)
+    without_bar = sum(max(map(len, column)) + 2 for column in zip(header, *rows, strict=True))
+    width = min(_LONGEST_BAR, (output.terminal_width() or 0) - without_bar)
     if sys.stdout.isatty() and width >= _SHORTEST_BAR:
         most = max(point.processed for point in history)
         rows = [[*row, _bar(point, most, width)] for row, point in zip(rows, [*history, HistoryPoint(sums.at, 0)], strict=True)]
@@ -231,7 +232,7 @@ def _print_history(history: Sequence[HistoryPoint]) -> None:
 
 
 def _cells(point: HistoryPoint) -> list[str]:
-    times = ("-" if mean is None else output.duration(mean) for mean in (point.mean_run, point.mean_wait))
+    times = ("-" if mean is None else output.short_duration(mean) for mean in (point.mean_run, point.mean_wait))
     share = "-" if point.error_rate is None else f"{point.error_rate:.1%}"
     return [f"{point.processed:,}", f"{point.failed:,}", share, *times]
 

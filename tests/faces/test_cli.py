@@ -421,10 +421,10 @@ def processed(queue):
 def test_what_was_processed_is_printed_by_day(ok, refused, processed):
     """Of one queue or several, with the share that failed; also where no job is stored any more."""
     out = ok("queue", "history", "default", "--days", "3")
-    assert re.search(rf"^{processed[0]} +4 +1 +25.0% +0.25 s +-$", out, re.MULTILINE)
-    assert re.search(rf"^{processed[1]} +1,000 +250 +25.0% +0.25 s +-$", out, re.MULTILINE)
+    assert re.search(rf"^{processed[0]} +4 +1 +25.0% +250 ms +-$", out, re.MULTILINE)
+    assert re.search(rf"^{processed[1]} +1,000 +250 +25.0% +250 ms +-$", out, re.MULTILINE)
     assert re.search(rf"^{processed[2]} +0 +0 +- +- +-$", out, re.MULTILINE) and re.search(
-        "^in all +1,004 +251 +25.0% +0.25 s +-$", out, re.MULTILINE
+        "^in all +1,004 +251 +25.0% +250 ms +-$", out, re.MULTILINE
     )
     assert ok("queue", "history", "default", "low").count("in all") == 2
     (members,) = json.loads(ok("queue", "history", "low", "--json", "--days", "1"))
@@ -436,6 +436,15 @@ def test_what_was_processed_is_printed_by_day(ok, refused, processed):
     assert "in all   1,004 runs ended, 251 failed" in ok("queue", "show", "default")
     assert "did you mean 'default'" in refused(1, "queue", "history", "defualt")
     assert "from 1 to 90" in refused(2, "queue", "history", "default", "--days", "91")
+
+
+def test_on_a_terminal_what_was_processed_has_bars(ok, processed, terminal):
+    """As long as the runs are many, their ends for those that failed; none where there is no room."""
+    terminal(100)
+    bars = [set(line.split()[-1]) for line in ok("queue", "history", "default", "--days", "3").splitlines()[1:4]]
+    assert bars in ([{"░"}, {"█", "░"}, {"-"}], [{"x"}, {"#", "x"}, {"-"}])
+    terminal(60)
+    assert ok("queue", "history", "default", "--days", "2").splitlines()[1].endswith("-")
 
 
 def test_jobs_are_listed_in_pages(ok, queue):

@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from fireforget import _db, _dependencies, _schema, _sql
 from fireforget._handler_limits import RuleOf
+from fireforget._history import Ended, History
 from fireforget._limited import LimitedLanes
 from fireforget._schema import STATE_NUMBER
 from fireforget.clock import Clock
@@ -33,9 +34,6 @@ _SLICES = ((16 * 1024, 128), (64 * 1024, 32), (float("inf"), 4))
 _FIRST_SLICE = 32
 _TOGETHER = (64, 8, 1)
 """Jobs that one statement removes, or claims by number: a few sizes, so that the statements stay prepared."""
-HISTORY_DAYS = 90
-"""Days for which what was processed is kept day by day."""
-SECONDS_OF_DAY = 86400
 MOST_DEATHS = 3
 """A job under which a worker has died this often is archived."""
 HOOK = "fireforget:hook"
@@ -205,8 +203,8 @@ class Claims:
         self._slice = _FIRST_SLICE
         self.hooks_of_archived: Callable[[str], Sequence[str]] = lambda _: ()
         """Returns whose `on_archived` is to be called for a job of a type."""
-        self._history_day = -1
         self.limited = LimitedLanes(rule_of, clock)
+        self._history = History()
         self.unhandled: list[tuple[str, str]] = []
         """Pairs of a served queue and a type without a handler that `lanes` has found; the first few."""
 
@@ -332,16 +330,9 @@ class Claims:
             self._insert_hook(hook, owner, error, n, claim)
         return late
 
-    def add_to_history(self, rows: list[tuple[str, int, int]]) -> None:
-        """Add (queue, processed, failed) to the history of today, inside the open transaction; a new day folds the oldest."""
-        day = int(self._clock() // SECONDS_OF_DAY)
-        if day != self._history_day:
-            self._history_day = day
-            oldest = {"oldest": day - HISTORY_DAYS + 1}
-            self.connection.execute(_sql.FOLD_DAYS, oldest)
-            self.connection.execute(_sql.DELETE_FOLDED_DAYS, oldest)
-        parameters = [{"queue": queue, "day": day, "processed": ended, "failed": failed} for queue, ended, failed in rows]
-        self.connection.executemany(_sql.ADD_TO_DAY, parameters)
+    def add_to_history(self, rows: Iterable[Ended]) -> None:
+        """Add runs that ended to the history of now, inside the open transaction."""
+        self._history.add(self.connection, rows, self._clock())
 
     def spread(self) -> _dependencies.Spread:
         """Tell jobs what has become of those that they wait for, or fewer if they are many, inside the open transaction."""

@@ -89,6 +89,11 @@ def plural(count: int, noun: str = "job", several: str = "") -> str:
     return f"{count:,} {noun if count == 1 else several or noun + 's'}"
 
 
+def short_duration(seconds: float) -> str:
+    """Return a duration as `duration` does, below a second in milliseconds: "0.07 ms", "12.3 ms"."""
+    return f"{seconds * 1000:.3g} ms" if 0 < seconds < 1 else duration(seconds)
+
+
 def duration(seconds: float) -> str:
     """Return a duration in its two largest units: "0.25 s", "42 s", "5 min 10 s", "3 h 5 min", "12 d 4 h"."""
     if seconds < 10:

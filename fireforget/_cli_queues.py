@@ -1,11 +1,12 @@
 """The commands about queues: `queue list|show|history|pause|resume|delete`."""
 
 import argparse
+import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from fireforget import _cli_output as output
-from fireforget._claims import HISTORY_DAYS
 from fireforget._cli_common import (
     Commands,
     Refused,
@@ -18,12 +19,16 @@ from fireforget._cli_common import (
     wants_json,
 )
 from fireforget._cli_parser import a_count, a_duration
+from fireforget._history import DAY, HOUR, KEPT, MINUTE
 from fireforget._limits import LIMITS
 from fireforget.errors import QueueNotEmpty
-from fireforget.inspector import Inspector, QueueStats
+from fireforget.inspector import HistoryPoint, Inspector, QueueStats
 from fireforget.task import State
 
 DEFAULT_DAYS = 10
+PERIODS = {"days": DAY, "hours": HOUR, "minutes": MINUTE}
+_UNITS = {DAY: ("day", "%Y-%m-%d"), HOUR: ("hour", "%Y-%m-%d %H:%M"), MINUTE: ("minute", "%Y-%m-%d %H:%M")}
+_SHORTEST_BAR, _LONGEST_BAR = 8, 50
 
 _IN_ORDER = (
     State.PENDING,
@@ -48,12 +53,15 @@ def add_queue(commands: Commands) -> None:
         queue,
         "history",
         _history,
-        f"print how many runs ended on each day (UTC), and how many of them failed; kept for {HISTORY_DAYS} days",
-        "queue history default\nqueue history default low --days 30",
+        "print how many runs ended in each day, hour or minute (UTC), how many failed, how long they took and had waited",
+        "queue history default\nqueue history default low --days 30\nqueue history default --minutes 60 --type email:send",
     )
-    history.add_argument(
-        "--days", type=a_count, default=DEFAULT_DAYS, metavar="N", help=f"so many, today first (default: {DEFAULT_DAYS})"
-    )
+    periods = history.add_mutually_exclusive_group()
+    for unit, span in PERIODS.items():
+        default = f" (default: {DEFAULT_DAYS})" if unit == "days" else ""
+        help = f"the last N {unit}, the running one first; {KEPT[span]} are kept{default}"
+        periods.add_argument(f"--{unit}", type=a_count, metavar="N", help=help)
+    history.add_argument("--type", metavar="T", help="of one type alone, as its handler is registered")
     pause = add_command(
         queue, "pause", _pause, "have workers claim nothing more from queues; what runs goes on", "queue pause low critical"
     )
@@ -175,27 +183,66 @@ def _ended(processed: int, failed: int) -> str:
 
 
 def _history(arguments: argparse.Namespace) -> int:
+    period = {name: count for name in PERIODS if (count := getattr(arguments, name)) is not None} or {"days": DEFAULT_DAYS}
     with opened(arguments) as (_, inspector):
         for name in arguments.names:
             check_queue(inspector, name)
-        days = {name: inspector.history(name, arguments.days) for name in arguments.names}
+        points = {name: inspector.history(name, **period, type=arguments.type) for name in arguments.names}
     if wants_json(arguments):
-        output.print_json([{"queue": name, "days": [vars(day) for day in history]} for name, history in days.items()])
+        output.print_json(
+            [{"queue": name, "points": [members_of_point(point) for point in history]} for name, history in points.items()]
+        )
         return 0
-    for position, (name, history) in enumerate(days.items()):
-        if len(days) > 1:
+    for position, (name, history) in enumerate(points.items()):
+        if len(points) > 1:
             print(("\n" if position else "") + output.paint(output.printable(name), "bold"))
-        rows = [
-            [day.day.isoformat(), f"{day.processed:,}", f"{day.failed:,}", _share(day.failed, day.processed)] for day in history
-        ]
-        total, failed = sum(day.processed for day in history), sum(day.failed for day in history)
-        rows.append(["in all", f"{total:,}", f"{failed:,}", _share(failed, total)])
-        output.print_table(["day (UTC)", "processed", "failed", "error rate"], rows, empty="")
+        _print_history(history)
     return 0
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else "-"
+def members_of_point(point: HistoryPoint) -> dict[str, Any]:
+    """Return a minute, hour or day of the history as JSON shows it."""
+    return {
+        "at": point.at,
+        "seconds": point.seconds,
+        "processed": point.processed,
+        "failed": point.failed,
+        "retried": point.retried,
+        "archived": point.archived,
+        "mean_run": point.mean_run,
+        "mean_wait": point.mean_wait,
+    }
+
+
+def _print_history(history: Sequence[HistoryPoint]) -> None:
+    """Print the history as a table, and on a terminal that is wide enough with a bar on each line."""
+    unit, format = _UNITS[history[0].seconds]
+    sums = HistoryPoint(
+        history[-1].at, 0, *(sum(getattr(p, field.name) for p in history) for field in fields(HistoryPoint) if field.default == 0)
+    )
+    rows = [[f"{point.at:{format}}", *_cells(point)] for point in history] + [["in all", *_cells(sums)]]
+    header = [f"{unit} (UTC)", "processed", "failed", "error rate", "run", "wait"]
+    without_bar = sum(max(map(len, column)) + 2 for column in zip(header, *rows, strict=True))
+    width = min(_LONGEST_BAR, (output.terminal_width() or 0) - without_bar)
+    if sys.stdout.isatty() and width >= _SHORTEST_BAR:
+        most = max(point.processed for point in history)
+        rows = [[*row, _bar(point, most, width)] for row, point in zip(rows, [*history, HistoryPoint(sums.at, 0)], strict=True)]
+        header.append("")
+    output.print_table(header, rows, empty="", left=(0, 6))
+
+
+def _cells(point: HistoryPoint) -> list[str]:
+    times = ("-" if mean is None else output.short_duration(mean) for mean in (point.mean_run, point.mean_wait))
+    share = "-" if point.error_rate is None else f"{point.error_rate:.1%}"
+    return [f"{point.processed:,}", f"{point.failed:,}", share, *times]
+
+
+def _bar(point: HistoryPoint, most: int, width: int) -> str:
+    """Return a bar as long as the runs are many, its end for those that failed; runs that there are are always seen."""
+    good, bad = ("█", "░") if "utf" in (sys.stdout.encoding or "").lower() else ("#", "x")
+    length = -(-point.processed * width // most) if most else 0
+    failed = -(-point.failed * length // point.processed) if point.failed else 0
+    return good * (length - failed) + bad * failed
 
 
 def _stats_of(inspector: Inspector, name: str) -> QueueStats:

@@ -1,7 +1,7 @@
 """What an `Inspector` tells of queues, workers, attempts, groups and schedules: records that do not change."""
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from fireforget import cron
@@ -57,13 +57,43 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True)
-class DayStats:
-    """What was processed on one day, from midnight to midnight UTC."""
+class HistoryPoint:
+    """What became of runs in one minute, hour or day, in UTC."""
 
-    day: date
-    processed: int
+    at: datetime
+    """When it began."""
+    seconds: int
+    """How long it is: 60, 3600 or 86400."""
+    processed: int = 0
     """Runs that ended, well or not."""
-    failed: int
+    failed: int = 0
+    retried: int = 0
+    """How many of the failed ones are tried again."""
+    archived: int = 0
+    """Jobs that failed for good, or whose deadline had passed."""
+    timed: int = 0
+    """Of how many runs the run time is known: those that the metrics middleware saw."""
+    run_seconds: float = 0.0
+    """How long these took together."""
+    waited: int = 0
+    """Of how many runs the wait is known; none where only one type was asked for."""
+    wait_seconds: float = 0.0
+    """How long these jobs had been due when they started, together."""
+
+    @property
+    def error_rate(self) -> float | None:
+        """The share of the runs that failed; None when none ended."""
+        return self.failed / self.processed if self.processed else None
+
+    @property
+    def mean_run(self) -> float | None:
+        """Seconds that a run took in the mean; None when that is known of none."""
+        return self.run_seconds / self.timed if self.timed else None
+
+    @property
+    def mean_wait(self) -> float | None:
+        """Seconds that a job had been due when it started, in the mean; None when that is known of none."""
+        return self.wait_seconds / self.waited if self.waited else None
 
 
 @dataclass(frozen=True)

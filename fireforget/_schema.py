@@ -115,13 +115,25 @@ CREATE TABLE fireforget_job (
     CONSTRAINT active_has_a_worker CHECK ((state = 3) = (worker IS NOT NULL))
 );
 
--- Runs that ended, by UTC day (days since 1970-01-01); those of days that are not kept one by one any more stand under day 0.
-CREATE TABLE fireforget_day (
+-- Runs that ended, in the minute, hour or UTC day (`span`, in seconds) that began at `began`, in Unix seconds; days that are not
+-- kept one by one any more are added up under 0. Type '' is the sum of a queue, and these rows lie together: they are what is
+-- asked for most. How long runs took is known of `timed` runs, how long jobs had been due of `waited` ones, the latter in sums
+-- alone.
+CREATE TABLE fireforget_history (
+    span INTEGER NOT NULL,
+    began INTEGER NOT NULL,
     queue TEXT NOT NULL,
-    day INTEGER NOT NULL,
+    type TEXT NOT NULL,
     processed INTEGER NOT NULL,
     failed INTEGER NOT NULL,
-    PRIMARY KEY (queue, day)
+    retried INTEGER NOT NULL,
+    archived INTEGER NOT NULL,
+    timed INTEGER NOT NULL,
+    run_seconds REAL NOT NULL,
+    waited INTEGER NOT NULL,
+    wait_seconds REAL NOT NULL,
+    PRIMARY KEY (span, type, queue, began),
+    CONSTRAINT span_is_known CHECK (span IN (60, 3600, 86400))
 ) WITHOUT ROWID;
 
 CREATE TABLE fireforget_attempt (

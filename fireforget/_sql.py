@@ -167,25 +167,44 @@ LIMIT :most
 TOTALS = """
 SELECT
     queue,
-    coalesce(sum(CASE WHEN day = :today THEN processed END), 0),
-    coalesce(sum(CASE WHEN day = :today THEN failed END), 0),
+    coalesce(sum(CASE WHEN began = :today THEN processed END), 0),
+    coalesce(sum(CASE WHEN began = :today THEN failed END), 0),
     sum(processed),
     sum(failed)
-FROM fireforget_day
+FROM fireforget_history
+WHERE span = 86400
+  AND type = ''
 GROUP BY queue
 """
 
-TOTALS_OF_QUEUE = TOTALS.replace("GROUP BY queue", "WHERE queue = :queue GROUP BY queue")
+TOTALS_OF_QUEUE = TOTALS.replace("GROUP BY queue", "  AND queue = :queue\nGROUP BY queue")
 
-DAYS = """
-SELECT day, sum(processed), sum(failed)
-FROM fireforget_day
-WHERE day >= :first
+_HISTORY_COLUMNS = "processed, failed, retried, archived, timed, run_seconds, waited, wait_seconds"
+_SUMS = ", ".join(f"sum({column})" for column in _HISTORY_COLUMNS.split(", "))
+
+# Type '' for all types together, queue NULL for all queues.
+HISTORY = f"""
+SELECT began, {_SUMS}
+FROM fireforget_history
+WHERE span = :span
+  AND type = :type
   AND (:queue IS NULL OR queue = :queue)
-GROUP BY day
+  AND began >= :first
+GROUP BY began
 """
 
-DELETE_DAYS = "DELETE FROM fireforget_day WHERE queue = :queue"
+HISTORY_OF_TYPES = f"""
+SELECT type, {_SUMS}
+FROM fireforget_history
+WHERE span = :span
+  AND type > ''
+  AND (:queue IS NULL OR queue = :queue)
+  AND began >= :first
+GROUP BY type
+ORDER BY sum(processed) DESC, type
+"""
+
+DELETE_HISTORY_OF_QUEUE = "DELETE FROM fireforget_history WHERE queue = :queue"
 
 # One job of a sample. What a row takes beside its texts, and in the indexes, is `_inspect_facts.ROW_BYTES`.
 SIZE_OF_JOB = """
@@ -756,22 +775,36 @@ VALUES (abs(random() % 4294967296), :type, :queue, {PENDING}, {2**62}, :now, :pa
 
 # --- workers: what was processed ------------------------------------------------------------------------------------------
 
-ADD_TO_DAY = """
-INSERT INTO fireforget_day (queue, day, processed, failed)
-VALUES (:queue, :day, :processed, :failed)
-ON CONFLICT (queue, day) DO UPDATE SET processed = processed + :processed, failed = failed + :failed
+_ADDED = ", ".join(f"{column} = {column} + excluded.{column}" for column in _HISTORY_COLUMNS.split(", "))
+
+# In the order of `_history.Ended`, after the span and its beginning.
+ADD_TO_HISTORY = f"""
+INSERT INTO fireforget_history (span, began, queue, type, {_HISTORY_COLUMNS})
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (span, type, queue, began) DO UPDATE SET {_ADDED}
 """
 
-# Days that are too old are added up under day 0, so that totals stay whole.
-FOLD_DAYS = """
-INSERT INTO fireforget_day (queue, day, processed, failed)
-SELECT queue, 0, sum(processed), sum(failed)
-FROM fireforget_day
-WHERE day BETWEEN 1 AND :oldest - 1
-GROUP BY queue
-ON CONFLICT (queue, day) DO UPDATE SET processed = processed + excluded.processed, failed = failed + excluded.failed
+# Sums of days that are too old are added up under 0, so that totals stay whole; what they were made of is forgotten.
+FOLD_DAYS = f"""
+INSERT INTO fireforget_history (span, began, queue, type, {_HISTORY_COLUMNS})
+SELECT span, 0, queue, type, {_SUMS}
+FROM fireforget_history
+WHERE span = :span
+  AND type = ''
+  AND began BETWEEN 1 AND :oldest - 1
+GROUP BY span, queue, type
+ON CONFLICT (span, type, queue, began) DO UPDATE SET {_ADDED}
 """
-DELETE_FOLDED_DAYS = "DELETE FROM fireforget_day WHERE day BETWEEN 1 AND :oldest - 1"
+DELETE_HISTORY = "DELETE FROM fireforget_history WHERE span = :span AND began BETWEEN 1 AND :oldest - 1"
+
+TYPES_OF_DAY = """
+SELECT type
+FROM fireforget_history
+WHERE span = 86400
+  AND type > ''
+  AND queue = :queue
+  AND began = :began
+"""
 
 # --- jobs that wait for others --------------------------------------------------------------------------------------------
 # `linked` is NULL for nearly all jobs; else a set of these bits. Once set they stay, but for the last.
@@ -1057,7 +1090,7 @@ SELECT queue FROM fireforget_job INDEXED BY fireforget_active WHERE state = {ACT
 UNION
 SELECT name FROM fireforget_queue
 UNION
-SELECT queue FROM fireforget_day
+SELECT queue FROM fireforget_history WHERE span = 86400 AND type = ''
 """
 
 
@@ -1098,7 +1131,7 @@ COUNT_JOBS_OF_QUEUE = "\nUNION ALL\n".join(
 KNOWS_QUEUE = "SELECT " + "\n    OR ".join(
     [
         "EXISTS (SELECT 1 FROM fireforget_queue WHERE name = :queue)",
-        "EXISTS (SELECT 1 FROM fireforget_day WHERE queue = :queue)",
+        "EXISTS (SELECT 1 FROM fireforget_history WHERE span = 86400 AND type = '' AND queue = :queue)",
         *(
             f"EXISTS (SELECT 1 FROM fireforget_job INDEXED BY {index} WHERE {term} AND queue = :queue)"
             for index, term in dict.fromkeys(_INDEX_OF_STATE.values())

@@ -4,8 +4,8 @@ Exit codes: 0 done, 1 said no (no such job or queue, a state that does not allow
 not start; the latter two with one line on standard error.
 
 The commands stand in `_cli_stats`, `_cli_queues`, `_cli_tasks`, `_cli_changes`, `_cli_groups`, `_cli_workers`, `_cli_cron`,
-`_cli_file`, `_cli_dashboard` and `_cli_completion`; what they share in `_cli_common`, how they read in `_cli_parser`, how they
-print in `_cli_output`. Another one is a file that adds itself to `parser` below.
+`_cli_top`, `_cli_file`, `_cli_dashboard` and `_cli_completion`; what they share in `_cli_common`, how they read in `_cli_parser`,
+how they print in `_cli_output`. Another one is a file that adds itself to `parser` below.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from fireforget._cli_parser import DEFAULT_DB, Parser, prog
 from fireforget._cli_queues import add_queue
 from fireforget._cli_stats import add_stats
 from fireforget._cli_tasks import add_enqueue, add_task
+from fireforget._cli_top import add_top
 from fireforget._cli_workers import add_worker_list
 from fireforget.errors import (
     BackupExists,
@@ -115,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
     add_worker_list(commands)
     add_enqueue(commands)
     add_stats(commands)
+    add_top(commands)
     add_queue(commands)
     add_group_list(commands)
     add_task(commands)

@@ -10,22 +10,22 @@ the jobs and not the others.
 What may be done to a job in which state stands in `RUNNABLE`, `ARCHIVABLE`, `CANCELLABLE`, `DELETABLE` and `UPDATABLE`.
 
 The records are in `_inspect_facts`; reading, writing and finding one job in `_inspect_access`; finding many in `_inspect_find`;
-what a change does in `_inspect_change`; whether a worker lives in `_inspect_workers`; ids that are nearly right in
-`_inspect_ids`.
+the history in `_inspect_history`; what a change does in `_inspect_change`; whether a worker lives in `_inspect_workers`; ids
+that are nearly right in `_inspect_ids`.
 """
 
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from fireforget import _dependencies, _limits, _schedules, _sql, cron
+from fireforget import _dependencies, _inspect_history, _limits, _schedules, _sql, cron
 from fireforget import payload as json_payload
 from fireforget._backup import Backup
-from fireforget._claims import HISTORY_DAYS, SECONDS_OF_DAY
 from fireforget._doctor import Finding, examine
 from fireforget._handler_limits import UNFIT, named_in, parse_rate
+from fireforget._history import DAY, first_of
 from fireforget._inspect_access import STATE, Access, Connection, instant, state_of
 from fireforget._inspect_change import (
     ARCHIVABLE,
@@ -44,9 +44,9 @@ from fireforget._inspect_change import (
 from fireforget._inspect_facts import (
     ROW_BYTES,
     Attempt,
-    DayStats,
     Dependant,
     GroupInfo,
+    HistoryPoint,
     LimitInfo,
     Need,
     QueueStats,
@@ -75,10 +75,10 @@ __all__ = [
     "UPDATABLE",
     "Attempt",
     "Backup",
-    "DayStats",
     "Dependant",
     "Finding",
     "GroupInfo",
+    "HistoryPoint",
     "Inspector",
     "LimitInfo",
     "Need",
@@ -91,7 +91,6 @@ __all__ = [
 
 _QUEUES_IN_ORDER = (State.PENDING, *(state for state in State if _sql.number_of(state) >= _sql.FIRST_RESTING))  # by index
 _SAMPLED = 100  # jobs, for the estimate of a queue's bytes
-_EPOCH = date(1970, 1, 1)
 
 
 class Inspector:
@@ -178,22 +177,36 @@ class Inspector:
                 found.setdefault(name, []).append(row[1] + ROW_BYTES)
         return {name: sum(sizes) / len(sizes) for name, sizes in found.items()}
 
-    def history(self, queue: str | None = None, days: int = 10) -> list[DayStats]:
-        """Return what was processed on each of the last days, of one queue or of all: today first, in UTC, with zeros.
+    def history(
+        self,
+        queue: str | None = None,
+        days: int | None = None,
+        *,
+        hours: int | None = None,
+        minutes: int | None = None,
+        type: str | None = None,
+    ) -> list[HistoryPoint]:
+        """Return what became of runs in each of the last days, hours or minutes, of one queue or of all: the running one first.
 
-        `days` is how many, 1 to 90; what is older is in the totals of `QueueStats` alone. Workers write the counts about once a
-        second, so those of the last second may be missing, and are lost where a worker is killed. Raises `InvalidOption`.
+        One of `days` (1 to 90), `hours` (1 to 168) and `minutes` (1 to 180) says how many; without any, 10 days. Those in which
+        nothing ended are there with zeros, and all begin in UTC. `type` is a pattern of a handler, None for all. What is older
+        than 90 days is in the totals of `QueueStats` alone. Workers write the counts about once a second, so those of the last
+        second may be missing, and are lost where a worker is killed. One read. Raises `InvalidOption`.
         """
-        if isinstance(days, bool) or not isinstance(days, int) or not 1 <= days <= HISTORY_DAYS:
-            raise InvalidOption("days", days, f"give a number of days from 1 to {HISTORY_DAYS}")
-        today = self._today()
-        with self._access.reading() as connection:
-            rows = connection.execute(_sql.DAYS, {"first": today - days + 1, "queue": queue})
-            counted = {day: (processed, failed) for day, processed, failed in rows}
-        return [DayStats(_EPOCH + timedelta(day), *counted.get(day, (0, 0))) for day in range(today, today - days, -1)]
+        return _inspect_history.points(self._access, queue, type, days=days, hours=hours, minutes=minutes)
+
+    def history_of_types(
+        self, queue: str | None = None, days: int | None = None, *, hours: int | None = None, minutes: int | None = None
+    ) -> dict[str, HistoryPoint]:
+        """Return the sums of each type over the last days, hours or minutes, of one queue or of all: the most frequent first.
+
+        The arguments are those of `history`. Up to 50 types of a queue are counted by themselves on one day, the first that come;
+        the others are "(other)". One read. Raises `InvalidOption`.
+        """
+        return _inspect_history.sums_of_types(self._access, queue, days=days, hours=hours, minutes=minutes)
 
     def _today(self) -> int:
-        return int(self._access.now() // SECONDS_OF_DAY)
+        return first_of(DAY, 1, self._access.now())
 
     def counts(self, queue: str | None = None) -> dict[State, int]:
         """Return how many jobs are in each state, zeros included, of one queue or of all; of an unknown queue there are none."""
@@ -329,7 +342,7 @@ class Inspector:
         with self._access.changing() as connection:
             left = sum(jobs for _, jobs, _ in connection.execute(_sql.COUNT_JOBS_OF_QUEUE, {"queue": name}))
             if not left:
-                connection.execute(_sql.DELETE_DAYS, {"queue": name})
+                connection.execute(_sql.DELETE_HISTORY_OF_QUEUE, {"queue": name})
                 connection.execute(_sql.DELETE_QUEUE, {"queue": name})
                 _limits.forget(connection, name)
         if left:

@@ -15,12 +15,12 @@ from http import HTTPStatus
 from typing import Any, Generic, TypeVar
 
 from fireforget import __version__
-from fireforget._claims import HISTORY_DAYS
 from fireforget._cli_common import a_member, a_state
 from fireforget._cli_parser import a_duration
 from fireforget._dashboard import processes, shown
 from fireforget._dashboard.web import Answer, Refusal, Request, bad
 from fireforget._doctor import STALLED_SECONDS
+from fireforget._history import DAY, KEPT
 from fireforget.inspector import ARCHIVABLE, CANCELLABLE, DELETABLE, RUNNABLE, UPDATABLE, Inspector, WorkerInfo
 from fireforget.queue_sqlite import SqliteQueue
 from fireforget.task import State, TaskInfo
@@ -181,8 +181,8 @@ class Views:
         The seam for a finer history: what `Inspector` keeps by the minute becomes another `unit` here, and the page draws
         whatever unit it gets.
         """
-        days = self.inspector.history(request.one("queue"), request.number("days", 30, HISTORY_DAYS))
-        points = [{"from": day.day.isoformat(), "processed": day.processed, "failed": day.failed} for day in reversed(days)]
+        days = self.inspector.history(request.one("queue"), request.number("days", 30, KEPT[DAY]))
+        points = [{"from": day.at.date().isoformat(), "processed": day.processed, "failed": day.failed} for day in reversed(days)]
         return {"unit": "day", "points": points}
 
     # --- jobs ---------------------------------------------------------------------------------------------------------

@@ -366,6 +366,7 @@ class Crew:
         """Take in what a child has counted, which covers all of its jobs below `up_to`."""
         if delta is not None:
             self._samples.merge(delta)
+            self.verdicts.tally.time(delta)
         child.counted = up_to
         if child.uncounted:
             child.uncounted = {index: row for index, row in child.uncounted.items() if index >= up_to}

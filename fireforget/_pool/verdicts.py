@@ -94,7 +94,7 @@ class Verdicts:
         self.is_ours: Callable[[Fence], bool] = lambda _: True
         """Returns whether a job is still in the worker's hands, from the database; raises `StoreError`s."""
         self.settlement = Settlement()
-        self.tally = Tally()
+        self.tally = Tally(self._pattern_of)
         self.next_due = _NEVER
         """When the earliest of the jobs that will be tried again is due, in Unix seconds."""
         self.next_expiry = _NEVER
@@ -176,19 +176,20 @@ class Verdicts:
 
     def _retry(self, row: Row, began: float, duration: float, delay: float, error: str, trace: str | None) -> None:
         now = self._clock()
-        self.tally.count_failed(row)
+        self.tally.count_failed(row, "retried")
         self.settlement.attempts.append((began, duration, error, trace, *self.fence(row)))
         self.settlement.retried.append((now + delay, 1, error, now, *self.fence(row)))
         self.next_due = min(self.next_due, now + delay)
         self._call_hooks(row, error, "on_failure")
 
     def _archived(self, row: Row, began: float, duration: float, error: str, trace: str | None) -> None:
-        self.tally.count_failed(row)
+        self.tally.count_failed(row, "archived")
         self.settlement.attempts.append((began, duration, error, trace, *self.fence(row)))
         self.settlement.archived.append((self._clock(), error, *self.fence(row)))
         self._call_hooks(row, error, "on_failure", "on_archived")
 
     def _expired(self, row: Row, error: str) -> None:
+        self.tally.count_expired(row)
         self.settlement.archived.append((self._clock(), error, *self.fence(row)))
         self._call_hooks(row, error, "on_archived")
 
@@ -337,6 +338,7 @@ class Verdicts:
         self._samples.count("job_processed_total", (pattern, queue, "failed"))
         self._samples.observe("job_duration_seconds", (pattern, queue), duration)
         self._samples.observe("job_wait_seconds", (queue,), max(0.0, started_at - row[_DUE]))
+        self.tally.time_run(queue, pattern, duration)
 
     def _names(self, row: Row) -> tuple[str, str, str, int]:
         """Return what log records and metrics call a job: pattern, id, queue, retry count."""
@@ -344,8 +346,11 @@ class Verdicts:
         return self._pattern(row), job_id, row[_QUEUE], row[_RETRY_COUNT]
 
     def _pattern(self, row: Row) -> str:
-        definition = self._registry.match(row[_TYPE])
-        return definition.pattern if definition is not None else row[_TYPE]
+        return self._pattern_of(row[_TYPE])
+
+    def _pattern_of(self, type: str) -> str:
+        definition = self._registry.match(type)
+        return definition.pattern if definition is not None else type
 
     # --- what the application wants done about killed jobs ---------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from fireforget import (
     worker,
 )
 from fireforget._claims import Claims, Settlement
+from fireforget._history import Ended
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
@@ -413,7 +414,7 @@ def processed(queue):
     for days, rows in ((1, [("default", 1000, 250)]), (0, [("default", 4, 1), ("low", 2, 0)])):
         claims = Claims(queue._database, lambda _: True, ["default"], lambda days=days: now - days * 86400)
         with claims.transaction():
-            claims.add_to_history(rows)
+            claims.add_to_history([Ended(queue, "t", *counts, 0, 0, 1, 0.25) for queue, *counts in rows])
         claims.close()
     return [f"{datetime.fromtimestamp(now - days * 86400, UTC):%Y-%m-%d}" for days in range(3)]
 
@@ -421,18 +422,30 @@ def processed(queue):
 def test_what_was_processed_is_printed_by_day(ok, refused, processed):
     """Of one queue or several, with the share that failed; also where no job is stored any more."""
     out = ok("queue", "history", "default", "--days", "3")
-    assert re.search(rf"^{processed[0]} +4 +1 +25.0%$", out, re.MULTILINE)
-    assert re.search(rf"^{processed[1]} +1,000 +250 +25.0%$", out, re.MULTILINE)
-    assert re.search(rf"^{processed[2]} +0 +0 +-$", out, re.MULTILINE) and re.search(
-        "^in all +1,004 +251 +25.0%$", out, re.MULTILINE
+    assert re.search(rf"^{processed[0]} +4 +1 +25.0% +250 ms +-$", out, re.MULTILINE)
+    assert re.search(rf"^{processed[1]} +1,000 +250 +25.0% +250 ms +-$", out, re.MULTILINE)
+    assert re.search(rf"^{processed[2]} +0 +0 +- +- +-$", out, re.MULTILINE) and re.search(
+        "^in all +1,004 +251 +25.0% +250 ms +-$", out, re.MULTILINE
     )
     assert ok("queue", "history", "default", "low").count("in all") == 2
     (members,) = json.loads(ok("queue", "history", "low", "--json", "--days", "1"))
-    assert members == {"queue": "low", "days": [{"day": processed[0], "processed": 2, "failed": 0}]}
+    counts = {"processed": 2, "failed": 0, "retried": 0, "archived": 0, "mean_run": 0.25, "mean_wait": None}
+    assert members == {"queue": "low", "points": [{"at": f"{processed[0]}T00:00:00+00:00", "seconds": 86400, **counts}]}
+    assert ok("queue", "history", "low", "--minutes", "60", "--type", "t").count("\n") == 62
+    assert "not allowed with" in refused(2, "queue", "history", "low", "--minutes", "60", "--days", "1")
     assert re.search(r"^default +0 +0 +0 +0s +4 +1$", ok("stats"), re.MULTILINE)
     assert "in all   1,004 runs ended, 251 failed" in ok("queue", "show", "default")
     assert "did you mean 'default'" in refused(1, "queue", "history", "defualt")
     assert "from 1 to 90" in refused(2, "queue", "history", "default", "--days", "91")
+
+
+def test_on_a_terminal_what_was_processed_has_bars(ok, processed, terminal):
+    """As long as the runs are many, their ends for those that failed; none where there is no room."""
+    terminal(100)
+    bars = [set(line.split()[-1]) for line in ok("queue", "history", "default", "--days", "3").splitlines()[1:4]]
+    assert bars in ([{"░"}, {"█", "░"}, {"-"}], [{"x"}, {"#", "x"}, {"-"}])
+    terminal(60)
+    assert ok("queue", "history", "default", "--days", "2").splitlines()[1].endswith("-")
 
 
 def test_jobs_are_listed_in_pages(ok, queue):

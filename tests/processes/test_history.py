@@ -1,4 +1,4 @@
-"""What was processed by day, as a worker writes it."""
+"""What was processed by minute, hour and day, as a worker writes it."""
 
 import signal
 
@@ -29,5 +29,11 @@ def test_a_worker_that_ends_writes_what_it_has_counted(site):
     """Within the second in which it ended."""
     site.app(APP)
     site.queue.enqueue_many([Task("add", {"n": n}) for n in range(1, 4)], queue="low")
+    site.queue.enqueue(Task("add", {"n": 5}), queue="low", max_retry=0)
     site.burst("--concurrency", 1)
-    assert Inspector(site.queue).history("low")[0].processed == 3
+    inspector = Inspector(site.queue)
+    (day,) = inspector.history("low", days=1)
+    assert (day.processed, day.failed, day.retried, day.archived) == (4, 1, 0, 1)
+    assert (day.timed, day.waited) == (4, 4) and 0 < day.mean_run < 1 and day.mean_wait > 0
+    assert sum(minute.processed for minute in inspector.history(minutes=3)) == 4
+    assert inspector.history_of_types("low", hours=2)["add"].timed == 4

@@ -17,15 +17,17 @@ FLOORS = {
     # Words: pure. A producer's process pays for nothing else before it opens a file, and everything may depend on them.
     0: "errors clock retry cron payload task enqueuer _shield _context _handler_limits",
     # The store: the only floor that knows SQL, so that a new schema is a change of these files.
-    1: "_schema _sql _db _claims _dependencies _graphs _effects _keys _limited _limits _schedules _backup _doctor queue_sqlite",
+    1: "_schema _sql _db _claims _dependencies _graphs _effects _history _keys _limited _limits _schedules _backup _doctor "
+    "queue_sqlite",
     # The application's side: handlers and what producers call. Patterns depend on the Enqueuer protocol, never on the store.
     2: "job registry periodic middleware metrics logs patterns idempotency _daemons _submissions inspector _inspect_access "
-    "_inspect_change _inspect_facts _inspect_find _inspect_ids _inspect_workers app _cli_parser",
+    "_inspect_change _inspect_facts _inspect_find _inspect_history _inspect_ids _inspect_workers app _cli_parser",
     # Processes: heavy, loaded by workers alone.
     3: "_pool _pool.* worker",
     # Faces: what people and shells meet; nothing depends on them.
     4: "__init__ __main__ cli _cli_changes _cli_common _cli_completion _cli_cron _cli_dashboard _cli_file _cli_groups "
-    "_cli_output _cli_queues _cli_stats _cli_tasks _cli_workers dashboard _dashboard _dashboard.* demo _demo_app testing",
+    "_cli_output _cli_queues _cli_stats _cli_tasks _cli_top _cli_workers _top dashboard _dashboard _dashboard.* demo _demo_app "
+    "testing",
 }
 WITHOUT_A_DATABASE = ("patterns", "_submissions", "_daemons", "registry", "periodic", "middleware", "job")
 

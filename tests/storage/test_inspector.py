@@ -23,6 +23,7 @@ from fireforget import (
 )
 from fireforget import inspector as module
 from fireforget._claims import Claims, Settlement
+from fireforget._history import Ended
 from fireforget.errors import DuplicateTask, InvalidOption, InvalidPayload, StoreBusy, UnknownJob
 
 ENDED = ("archived", "cancelled", "completed")
@@ -750,7 +751,7 @@ def test_queues_are_named_without_counting_their_jobs(inspector, queue, job_in, 
         sql("UPDATE fireforget_job SET queue = ? WHERE queue = 'default'", (f"has {state}",))
     inspector.pause_queue("paused")
     with claims.transaction():
-        claims.add_to_history([("was busy", 5, 1)])
+        claims.add_to_history([Ended("was busy", "t", 5, 1)])
     expected = {"paused", "was busy", "default", "low", *(f"has {state}" for state in State)}
     assert inspector.queue_names() == sorted(expected)
     assert {stats.name for stats in inspector.queues()} == expected - {"default", "low"}
@@ -762,36 +763,86 @@ DAY = 86400
 
 def test_what_was_processed_is_kept_by_day(inspector, claims, clock):
     """By queue or together, today first, days of nothing as zeros."""
-    for days, rows in ((0, [("default", 5, 1)]), (2, [("default", 7, 0), ("low", 2, 2)]), (0, [("default", 1, 1)])):
+    for days, rows in (
+        (0, [("default", "t", 5, 1)]),
+        (2, [("default", "t", 7), ("low", "t", 2, 2)]),
+        (0, [("default", "u", 1, 1)]),
+    ):
         clock.advance(days * DAY)
         with claims.transaction():
-            claims.add_to_history(rows)
-    today = datetime.fromtimestamp(clock.now, UTC).date()
+            claims.add_to_history(Ended(*row) for row in rows)
+    today = datetime.fromtimestamp(clock.now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     history = inspector.history("default", days=4)
     assert [(day.processed, day.failed) for day in history] == [(8, 1), (0, 0), (5, 1), (0, 0)]
-    assert [(today - day.day).days for day in history] == [0, 1, 2, 3]
+    assert [(today - day.at).days for day in history] == [0, 1, 2, 3] and {day.seconds for day in history} == {DAY}
     assert [day.processed for day in inspector.history(days=3)] == [10, 0, 5]
+    assert [day.processed for day in inspector.history(days=3, type="t")] == [9, 0, 5]
     assert len(inspector.history("nobody")) == 10
     stats = inspector.queue_stats("default")
     assert (stats.processed_today, stats.failed_today, stats.processed_total, stats.failed_total) == (8, 1, 13, 2)
     assert inspector.queues()[0] == stats
-    for wrong in (0, 91, "1", True):
+    for wrong in ({"days": 0}, {"days": 91}, {"days": "1"}, {"hours": True}, {"minutes": 181}, {"days": 1, "hours": 1}):
         with pytest.raises(InvalidOption):
-            inspector.history("default", days=wrong)
+            inspector.history("default", **wrong)
     inspector.delete_queue("default")
     assert [day.processed for day in inspector.history(days=3)] == [2, 0, 0]
 
 
+def test_outcomes_and_times_are_kept_by_minute_and_hour(inspector, claims, clock):
+    """Run time by type, waits by queue; what was not measured has no mean."""
+    clock.now = clock.now // 3600 * 3600 + 600
+    with claims.transaction():
+        claims.add_to_history([Ended("q", "t", 4, 2, 1, 1, 4, 2.0), Ended("q", "", waited=4, wait_seconds=8.0)])
+    clock.advance(60)
+    with claims.transaction():
+        claims.add_to_history([Ended("q", "u", 6, timed=6, run_seconds=18.0)])
+    now, before, *rest = inspector.history("q", minutes=60)
+    assert len(rest) == 58 and not any(point.processed for point in rest)
+    assert (now.processed, now.mean_run, now.mean_wait, now.error_rate) == (6, 3.0, None, 0.0)
+    assert (before.processed, before.failed, before.retried, before.archived) == (4, 2, 1, 1)
+    assert (before.mean_run, before.mean_wait, before.error_rate) == (0.5, 2.0, 0.5)
+    assert now.at.timestamp() == clock.now // 60 * 60 and now.seconds == 60
+    (hour,) = inspector.history(hours=1)
+    assert (hour.processed, hour.mean_run, hour.mean_wait) == (10, 2.0, 2.0)
+    assert inspector.history("q", minutes=1, type="t")[0].error_rate is None
+    types = inspector.history_of_types("q", minutes=5)
+    assert [(type, point.processed, point.seconds) for type, point in types.items()] == [("u", 6, 300), ("t", 4, 300)]
+
+
 def test_days_that_are_too_old_stay_in_the_totals(inspector, claims, clock, sql):
-    """Ninety rows a queue, for ever."""
+    """Ninety days a queue, for ever."""
     for _ in range(100):
         clock.advance(DAY)
         with claims.transaction():
-            claims.add_to_history([("default", 3, 1)])
+            claims.add_to_history([Ended("default", "t", 3, 1)])
     assert sum(day.processed for day in inspector.history("default", days=90)) == 270
     assert inspector.queue_stats("default").processed_total == 300
     assert inspector.queue_stats("default").failed_total == 100
-    assert sql("SELECT count(*) FROM fireforget_day") == [(91,)]
+    assert sql("SELECT count(*) FROM fireforget_history WHERE span = 86400 AND type = ''") == [(91,)]
+    assert sql("SELECT count(*) FROM fireforget_history WHERE span = 86400 AND type = 't'") == [(90,)]
+
+
+def test_minutes_and_hours_are_deleted_in_time(claims, clock, sql):
+    """The history is as large after a year as after a day."""
+    for _ in range(400):
+        clock.advance(1800)
+        with claims.transaction():
+            claims.add_to_history([Ended("q", "t", 1)])
+    rows = dict(sql("SELECT span, count(*) FROM fireforget_history WHERE type = 't' GROUP BY span"))
+    assert rows[60] <= 180 / 30 + 2 and 167 <= rows[3600] <= 169 and rows[86400] == 9
+
+
+def test_types_beyond_fifty_are_counted_together(inspector, claims, clock, sql):
+    """Also those of another worker; a type that has rows of its own keeps them for the day."""
+    other = Claims(claims._database, lambda _: True, ["q"], clock)
+    for its_claims, prefix in ((claims, "a"), (other, "b"), (claims, "c")):
+        with its_claims.transaction():
+            its_claims.add_to_history([Ended("q", f"{prefix}{n}", 100 - n) for n in range(30)] + [Ended("q", "a0", 1)])
+    other.close()
+    types = inspector.history_of_types("q", days=1)
+    assert len(types) == 51 and types["a0"].processed == 103 and "b19" in types and "b20" not in types
+    assert next(iter(types)) == "(other)" and types["(other)"].processed == sum(range(71, 81)) + sum(range(71, 101))
+    assert sum(point.processed for point in types.values()) == inspector.history("q", days=1)[0].processed
 
 
 def test_the_bytes_of_a_queue_are_estimated(inspector, queue):

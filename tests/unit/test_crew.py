@@ -6,13 +6,14 @@ import signal
 import pytest
 
 from fireforget import metrics
+from fireforget._claims import Claimed
 from fireforget._pool import board
 from fireforget._pool.config import Settings
 from fireforget._pool.crew import Crew
 from fireforget._pool.enforcer import Enforcer
 
 PID = 4711
-ROW = (12, 1, "t", "default", None, None, 0, 25, None, None, 7, None, 0.0, 0, 0.0, 0)
+ROW = tuple(Claimed(**{**dict.fromkeys(Claimed._fields, 0), "n": 12, "timeout": None, "deadline": None}))
 
 
 class Helper:
@@ -42,14 +43,12 @@ class Verdicts:
 def crew(tmp_path):
     """A crew whose one child runs job 12."""
     own = board.Board.create(str(tmp_path / "jobs.db"), 2, 1)
-    settings = Settings.checked(concurrency=1)
-    crew = Crew(
-        settings, own, Helper(), Enforcer(lambda pid, number: None, None), metrics.Samples(), select.poll(), ("tag", "path")
-    )
+    settings, enforcer = Settings.checked(concurrency=1), Enforcer(lambda pid, number: None, None)
+    crew = Crew(settings, own, Helper(), enforcer, metrics.Samples(), select.poll(), ("tag", "path"))
     crew.verdicts = Verdicts()
     crew.fork_missing()
     crew._forked(0, PID)
-    crew.hand_out([ROW], {0: 1})
+    crew.hand_out([ROW], {0: 1}, {})
     slot = own.slot(0)
     slot.words[slot.cells[0].number_at] = 12
     slot.words[slot.cells[0].index_at] = slot.words[slot.started_at] = 1

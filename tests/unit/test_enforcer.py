@@ -5,6 +5,7 @@ from time import monotonic
 
 import pytest
 
+from fireforget._claims import Claimed
 from fireforget._pool.board import Board, Reason
 from fireforget._pool.config import DECISION_SECONDS, KILL_GRACE
 from fireforget._pool.enforcer import INTERRUPT_SIGNAL, Enforcer, Watched
@@ -26,7 +27,7 @@ def child(board):
     slot.clear()
     slot.words[slot.cells[0].index_at] = 1
     slot.doubles[slot.cells[0].began_at] = monotonic()
-    row = (1, 1, "t", "default", None, None, 0, 25, 2.0, None, 7, None, 0.0, 0, 0.0, 0)
+    row = Claimed(**{**dict.fromkeys(Claimed._fields, 0), "timeout": 2.0, "deadline": None})
     return Watched(PID, slot, {0: row})
 
 

@@ -12,6 +12,7 @@ from functools import partial
 import pytest
 
 from fireforget import Registry, Task, fire_and_forget, middleware
+from fireforget._claims import Claimed
 from fireforget._pool.board import Reason
 from fireforget._pool.child import Runner, _raise, _raise_in
 from fireforget.metrics import Samples
@@ -59,7 +60,9 @@ class Scene:
         """Run a job; return what it is told to be, the log's messages and how the metrics count it."""
         self.records = []
         self._rows += 1
-        row = (self._rows, 1, type, "default", None, None, 0, 25, 2.0, None, 7, None, time.time(), 0, 0.0, 0)
+        known = {"n": self._rows, "type": type, "queue": "default", "max_retry": 25, "timeout": 2.0, "due": time.time()}
+        absent = dict.fromkeys(("payload", "headers", "deadline", "task_id"))
+        row = Claimed(**{**dict.fromkeys(Claimed._fields, 0), **absent, **known})
         outcome = runner.run(index, row)
         counted = [status for _, _, status in self.samples_counted()]
         return "succeeded" if outcome is None else (outcome[0], *outcome[-2:-1]), self.records, counted

@@ -42,6 +42,7 @@ HOOK = "fireforget:hook"
 HOOK_SECONDS = 5.0
 """How long such a call may take."""
 _MOST_UNHANDLED = 20
+_ENDED = {_sql.ARCHIVED: "archived", _sql.CANCELLED: "cancelled"}
 _MOST_BRANCHES = 200  # of a compound SELECT; SQLite allows 500
 
 
@@ -446,10 +447,33 @@ class Claims:
         with self._lenient():
             return self.connection.execute(_sql.OPEN_GROUPS).fetchall()
 
-    def close_batch(self, queue: str, group: str, most: int, batch: int, row: dict[str, Any]) -> None:
-        """Give up to `most` jobs of a group (-1: all) their batch, and store the job that aggregates it; in a transaction."""
+    def close_batch(self, queue: str, group: str, most: int, row: dict[str, Any]) -> None:
+        """Store the job that aggregates a group, and make up to `most` jobs of the group (-1: all) its batch; in a transaction."""
+        batch = self.connection.execute(_sql.INSERT_JOB, [row[column] for column in _sql.INSERTED_COLUMNS]).lastrowid
         self.connection.execute(_sql.CLOSE_BATCH, {"queue": queue, "group": group, "most": most, "batch": batch})
-        self.connection.execute(_sql.INSERT_JOB, [row[column] for column in _sql.INSERTED_COLUMNS])
+
+    def has_strays(self) -> bool:
+        """Return whether members of a closed group are not as the job is that aggregates them; a read alone."""
+        with self._lenient():
+            return self.connection.execute(_sql.STRAY_BATCHES).fetchone() is not None
+
+    def follow_aggregates(self) -> None:
+        """Let the members of closed groups be as the job is that aggregates them, inside the open transaction.
+
+        Archived and cancelled with it, collected again with it, and an open group again once it is gone.
+        """
+        with self._lenient():
+            strays = self.connection.execute(_sql.STRAY_BATCHES).fetchall()
+        for batch, state, error in strays:
+            ended = state in _ENDED
+            parameters = {
+                "batch": batch,
+                "batch_kept": None if state is None else batch,
+                "state": state if ended else _sql.AGGREGATING,
+                "completed_at": self._clock() if ended else None,
+                "why": f"the job that aggregates its group was {_ENDED[state]}: {error}" if ended else None,
+            }
+            self.connection.execute(_sql.FOLLOW_AGGREGATE, parameters)
 
     def active_elsewhere(self) -> bool:
         """Return whether any worker runs a job that this one could run; for `--burst`."""

@@ -333,7 +333,8 @@ def _lane(lane: int, types: int) -> str:
 
 # --- workers: groups ------------------------------------------------------------------------------------------------------
 # Members wait in state aggregating. When a group is complete they get the number of the job that aggregates them as their batch;
-# later arrivals begin the group anew. That job replaces them by one task in a transaction of its own.
+# later arrivals begin the group anew. That job replaces them by one task in a transaction of its own. Until then they share its
+# fate: while it is archived or cancelled so are they, and once it is gone they have no batch any more.
 
 OPEN_GROUPS = f"""
 SELECT queue, group_name, count(*), min(enqueued_at), max(enqueued_at)
@@ -354,10 +355,31 @@ WHERE n IN (
 )
 """
 
-# A member that somebody runs, archives or cancels by hand is none any more, though it keeps its batch's number.
-_OF_BATCH = f"batch = :batch AND state = {AGGREGATING}"
-MEMBERS = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE {_OF_BATCH} ORDER BY n"
-DELETE_MEMBERS = f"DELETE FROM fireforget_job WHERE {_OF_BATCH}"
+# A member that somebody runs, archives or cancels by hand has no batch any more.
+MEMBERS = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE batch = :batch ORDER BY n"
+DELETE_MEMBERS = "DELETE FROM fireforget_job WHERE batch = :batch"
+
+# The batches whose members are not as the job is that aggregates them, with that job's state (NULL when it is gone) and error.
+# One member speaks for all, since they change together. From one batch to the next by a seek, so that the cost is that of the
+# batches, however many members each has; most often there are none.
+STRAY_BATCHES = f"""
+WITH RECURSIVE closed(batch) AS (
+    SELECT min(batch) FROM fireforget_job INDEXED BY fireforget_batch WHERE batch IS NOT NULL
+    UNION ALL
+    SELECT (SELECT min(batch) FROM fireforget_job INDEXED BY fireforget_batch WHERE batch > closed.batch)
+    FROM closed
+    WHERE closed.batch IS NOT NULL
+)
+SELECT closed.batch, job.state, job.last_error
+FROM closed
+LEFT JOIN fireforget_job AS job ON job.n = closed.batch
+WHERE closed.batch IS NOT NULL
+  AND (
+      job.n IS NULL
+      OR (SELECT state FROM fireforget_job INDEXED BY fireforget_batch WHERE batch = closed.batch LIMIT 1)
+          <> CASE WHEN job.state IN ({ARCHIVED}, {CANCELLED}) THEN job.state ELSE {AGGREGATING} END
+  )
+"""
 
 # Open groups in the index that is made for them, closed ones by their batch: neither reads other jobs.
 GROUPS = f"""
@@ -486,6 +508,14 @@ _RELEASED_KEY = (
     f"CASE WHEN substr(unique_key, 1, {len(RELEASED)}) = '{RELEASED}' THEN unique_key "
     f"ELSE '{RELEASED}' || n || ':' || unique_key END"
 )
+
+# Members of a group follow the job that aggregates them (`STRAY_BATCHES`); without `:batch_kept` they are an open group again.
+FOLLOW_AGGREGATE = f"""
+UPDATE fireforget_job
+SET state = :state, batch = :batch_kept, completed_at = :completed_at, last_error = :why,
+    unique_key = CASE WHEN :state = {AGGREGATING} THEN unique_key ELSE {_RELEASED_KEY} END
+WHERE batch = :batch
+"""
 
 _FENCE = "WHERE n = ? AND worker = ? AND claim = ?"
 
@@ -821,10 +851,12 @@ LOCK_OF_JOB = "SELECT unique_key, unique_until, payload, deadline, queue, type F
 _ARCHIVED_BY_HAND = "archived by hand"
 _CANCELLED_BY_HAND = "cancelled before it ran"
 
-# An ended job begins anew: all its retries, no result of the run before. The attempts stay, and later ones are numbered on.
+# An ended job begins anew: all its retries, no result of the run before. The attempts stay, and later ones are numbered on. One
+# that ended with its group goes back into it; one that still waits there is run by itself.
+_ENDED_WITH_ITS_GROUP = f"batch IS NOT NULL AND {_ENDED_TERM}"
 RUN_JOB = f"""
 UPDATE fireforget_job
-SET state = {PENDING},
+SET state = CASE WHEN {_ENDED_WITH_ITS_GROUP} THEN {AGGREGATING} ELSE {PENDING} END,
     due = :now,
     retry_count = CASE WHEN {_ENDED_TERM} THEN 0 ELSE retry_count END,
     worker_deaths = CASE WHEN {_ENDED_TERM} THEN 0 ELSE worker_deaths END,
@@ -836,7 +868,7 @@ SET state = {PENDING},
     completed_at = NULL,
     expires_at = NULL,
     cancel_requested_at = NULL,
-    group_name = NULL,
+    group_name = CASE WHEN {_ENDED_WITH_ITS_GROUP} THEN group_name END,
     batch = NULL,
     unique_key = :unique_key,
     unique_until = :unique_until
@@ -862,7 +894,7 @@ WHERE n = :n
 _END_JOB = f"""
 UPDATE fireforget_job
 SET state = {{state}}, completed_at = :now, expires_at = NULL, last_error = coalesce(last_error, '{{why}}'),
-    cancel_requested_at = NULL, unique_key = {_RELEASED_KEY}
+    cancel_requested_at = NULL, batch = NULL, unique_key = {_RELEASED_KEY}
 WHERE n = :n
 """
 _SHELVE_JOB = _END_JOB.format(state=ARCHIVED, why=_ARCHIVED_BY_HAND)

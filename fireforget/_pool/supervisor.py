@@ -32,7 +32,7 @@ from fireforget._pool.child import child_main
 from fireforget._pool.config import Settings
 from fireforget._pool.crew import Crew
 from fireforget._pool.enforcer import Enforcer
-from fireforget._pool.groups import AGGREGATE, Groups
+from fireforget._pool.groups import Groups, aggregates
 from fireforget._pool.helper import ForkHelper
 from fireforget._pool.notice import LOOKS, POLL_SECONDS, Notice
 from fireforget._pool.plan import Lanes
@@ -415,7 +415,7 @@ class Supervisor:
     def _handles(self, type: str) -> bool:
         known = self._known_types.get(type)
         if known is None:
-            own = (type == AGGREGATE and self._registry.has_aggregators) or (type == HOOK and self._registry._has_hooks)
+            own = aggregates(self._registry, type) or (type == HOOK and self._registry._has_hooks)
             own = own or self._schedules.builds(type)
             known = self._known_types[type] = own or self._registry.match(type) is not None
         return known

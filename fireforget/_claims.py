@@ -325,17 +325,17 @@ class Claims:
 
     def lanes(self) -> dict[str, list[str]]:
         """Return the served queues that have pending jobs this worker handles, and the types of those; a read alone."""
-        with self._lenient():
+        with self._lenient(_db.decode_exactly):
             paused = {name for (name,) in self.connection.execute(_sql.PAUSED_QUEUES)}
             pending = self.connection.execute(_sql.PENDING_LANES).fetchall()
         found: dict[str, list[str]] = {}
         self.unhandled = []
         for queue, type in pending:
-            if queue in self._queues and queue not in paused:
-                if self._handles(type):
+            if isinstance(queue, str) and queue in self._queues and queue not in paused:
+                if isinstance(type, str) and self._handles(type):  # what is not UTF-8, or a BLOB, is no type of any handler
                     found.setdefault(queue, []).append(type)
                 elif len(self.unhandled) < _MOST_UNHANDLED:
-                    self.unhandled.append((queue, type))
+                    self.unhandled.append((queue, type if isinstance(type, str) else _db.decode_leniently(type)))
         return found
 
     def claim(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
@@ -433,22 +433,22 @@ class Claims:
         return rows
 
     @contextmanager
-    def _lenient(self) -> Iterator[None]:
+    def _lenient(self, decode: Callable[[bytes], str | bytes] = _db.decode_leniently) -> Iterator[None]:
         """Read text as it is, whatever a foreign program stored; not always, since it costs a call of Python for each text."""
         connection = self.connection
-        connection.text_factory = _db.decode_leniently
+        connection.text_factory = decode
         try:
             yield
         finally:
             connection.text_factory = str
 
-    def open_groups(self) -> list[tuple[str, str, int, float, float]]:
+    def open_groups(self) -> list[tuple[str | bytes, str | bytes, int, float, float]]:
         """Return (queue, group, jobs, oldest, newest) of the groups that wait; instants in Unix seconds."""
-        with self._lenient():
+        with self._lenient(_db.decode_exactly):
             return self.connection.execute(_sql.OPEN_GROUPS).fetchall()
 
     def close_batch(self, queue: str, group: str, most: int, row: dict[str, Any]) -> None:
-        """Store the job that aggregates a group, and make up to `most` jobs of the group (-1: all) its batch; in a transaction."""
+        """Store the job that aggregates a group, and make up to `most` jobs of it (-1: all) its batch; in a transaction."""
         batch = self.connection.execute(_sql.INSERT_JOB, [row[column] for column in _sql.INSERTED_COLUMNS]).lastrowid
         self.connection.execute(_sql.CLOSE_BATCH, {"queue": queue, "group": group, "most": most, "batch": batch})
 
@@ -479,7 +479,7 @@ class Claims:
         """Return whether any worker runs a job that this one could run; for `--burst`."""
         with self._lenient():
             active = self.connection.execute(_sql.ACTIVE_LANES).fetchall()
-        return any(queue in self._queues and self._handles(type) for queue, type in active)
+        return any(queue in self._queues and isinstance(type, str) and self._handles(type) for queue, type in active)
 
     def cancel_requests(self) -> set[tuple[int, int]]:
         """Return (job number, claim) of this worker's jobs that somebody wants cancelled."""

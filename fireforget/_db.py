@@ -432,6 +432,14 @@ def decode_leniently(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
+def decode_exactly(data: bytes) -> str | bytes:
+    """Return text as it is in the file, or the bytes where it is not UTF-8: with replacements it would be another name."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
 def file_identity(path: str) -> tuple[int, int] | None:
     """Return what tells this file from any other (device and inode); None when there is none."""
     try:

@@ -503,7 +503,8 @@ class Inspector:
         A scheduled job runs ahead of its time, one in retry too, with the retries it has left. A job that ended (archived,
         cancelled, completed) begins anew: `retry_count` is 0 again, so that it has all its retries, and the result and progress
         of the run before are gone; the attempts so far stay, and later ones are numbered on. A job that waits in a group runs
-        by itself; one that was archived or cancelled with its group goes back into the group. A unique key that was given up when the job ended is taken again, for what is left of its `unique_for`.
+        by itself; one that was archived or cancelled with its group goes back into the group. A unique key that was given up
+        when the job ended is taken again, for what is left of its `unique_for`.
 
         One transaction. Raises `UnknownJob`; `JobActive`; `WrongState` when it is pending already, blocked, or past its deadline
         (it would only be archived again: `update` it first); `DuplicateTask` when another job holds its key.

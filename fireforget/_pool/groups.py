@@ -19,8 +19,8 @@ from fireforget.registry import Definition, Registry
 from fireforget.task import Task, check_task
 
 AGGREGATE = "fireforget:aggregate:"
-"""What the types of the jobs begin with that make one task of a group's members; the aggregator's group or prefix follows, so that
-a worker claims those of its own aggregators."""
+"""What the types of the jobs begin with that make one task of a group's members; the aggregator's group or prefix follows, so
+that a worker claims those of its own aggregators."""
 
 _NEVER = float("inf")
 _NOW = -_NEVER
@@ -61,6 +61,8 @@ class Groups:
     def _open(self) -> list[tuple[float, str, str, str, int]]:
         found = []
         for queue, group, size, oldest, newest in self._claims.open_groups():
+            if not (isinstance(queue, str) and isinstance(group, str)):  # not UTF-8: no queue or group that anybody could name
+                continue
             pattern = self._registry._aggregator_pattern(group)
             if pattern is not None and queue in self._served:
                 _, rule = self._registry._aggregators[pattern]

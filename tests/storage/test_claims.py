@@ -150,6 +150,18 @@ def test_a_name_that_is_not_utf_8_stops_no_worker(queue, new_claims, sql, column
     assert claims.active_elsewhere() is False
 
 
+@pytest.mark.parametrize("type", ["CAST(x'703AFF' AS TEXT)", "x'703A61'"], ids=["not UTF-8", "BLOB"])
+def test_a_type_that_is_no_text_has_no_handler_even_where_its_beginning_has(queue, new_claims, sql, type):
+    """No claim would find it under the name that is read, so a worker would go on trying for ever: it warns instead."""
+    queue.enqueue(Task("p:x"))
+    sql(f"UPDATE fireforget_job SET type = {type}")
+    claims = new_claims(handles=lambda kind: kind.startswith("p:"))
+    assert claims.lanes() == {}
+    assert claims.unhandled == [("default", "p:\ufffd" if "FF" in type else "p:a")]
+    queue.enqueue(Task("p:\ufffd"))  # a legal name, if an odd one
+    assert claims.lanes() == {"default": ["p:\ufffd"]}
+
+
 # --- settling -----------------------------------------------------------------------------------------------------------
 
 

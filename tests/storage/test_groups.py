@@ -248,6 +248,15 @@ def test_a_group_can_be_given_in_an_insert(path, open_queue, registry, sql):
     ]
 
 
+def test_a_group_whose_name_is_not_utf_8_is_left_alone(path, open_queue, registry, sql, clock):
+    """Nothing would find its members under the name that is read: no job is made for it, time and again."""
+    queue = open_queue(path)
+    sql("INSERT INTO fireforget_enqueue (type, \"group\") VALUES ('line', CAST(x'6D61696C3AFF' AS TEXT))")
+    clock.advance(1e9)
+    assert drain(queue, registry) == []
+    assert Inspector(queue).groups()[0].size == 1
+
+
 # --- the operator -----------------------------------------------------------------------------------------------------------
 
 

@@ -55,7 +55,8 @@ _FATAL = (SchemaTooNew, StoreReplaced, StoreCorrupt)
 _FINEST_POLL = 0.001  # poll waits in whole milliseconds, and a commit is often seen after a part of one
 _LOOK_SECONDS = 0.005  # between two looks at everything while every turn is a transaction anyway
 _LANES_SHARE, _LONGEST_LANES_SECONDS = 20, 0.05  # reading the queues takes a worker that is busy a twentieth of its time at most
-_LONGEST_PAUSE = 3600.0  # poll takes milliseconds in 32 bits; jobs may be due in years
+_LONGEST_PAUSE = 3600.0  # poll takes milliseconds in 32 bits
+_LOOK_AT_CLOCK = 1.0  # what is due is due by wall time, which jumps and goes on in a suspend; looking takes some microseconds
 _NEVER = float("inf")
 
 
@@ -232,7 +233,7 @@ class Supervisor:
         due = min(self._next_due, self._groups.next_at, self._schedules.next_at) if self._claims_now() else _NEVER
         wall_moment = min(due, self._next_expiry)
         if wall_moment < _NEVER:
-            moments.append(now + max(0.0, wall_moment - self._clock()))
+            moments.append(now + min(_LOOK_AT_CLOCK, max(0.0, wall_moment - self._clock())))
         if self._recovery.has_others:
             moments.append(self._peers_at)
         return max(0.0, min(moments) - now)

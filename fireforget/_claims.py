@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from fireforget import _db, _schema, _sql
 from fireforget._schema import STATE_NUMBER
 from fireforget.clock import Clock
-from fireforget.errors import SchemaTooNew
+from fireforget.errors import SchemaTooNew, StoreError, StoreReplaced
 from fireforget.task import State
 
 MOST_FORWARDED = 1000
@@ -70,6 +70,10 @@ class Claimed(NamedTuple):
     retention: float
     worker_deaths: int
 
+
+_INTEGERS = ("retry_count", "max_retry", "nonce", "priority")
+_SECONDS = ("timeout", "deadline", "due", "retention")
+_NUMBERS = (int, float)  # what is stored as 60.0 is 60 in what an UPDATE returns
 
 _Lane = tuple[str, list[str], int]
 """A queue, the types to claim from it, and how many jobs at most."""
@@ -127,6 +131,7 @@ class Claims:
         self._own = database.sibling("normal")
         self._wal = _db.WalKeeper(database.path, _db.WORKER_WAL_BYTES)
         self.worker = 0
+        self._tag = ""
         self._claimed_bytes = 0
         self._slice = _FIRST_SLICE
         self.hooks_of_archived: Callable[[str], Sequence[str]] = lambda _: ()
@@ -174,6 +179,7 @@ class Claims:
         }
         with self.transaction():
             self.worker = self.connection.execute(_sql.INSERT_WORKER, parameters).lastrowid or 0
+            self._tag = self.connection.execute(_sql.TAG).fetchone()[0]
 
     def unregister(self) -> None:
         """Remove this worker from the database; it must not own jobs any more."""
@@ -185,7 +191,7 @@ class Claims:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Run a block in one write transaction; raises `StoreError`s, and then nothing of it happened."""
-        with _db.translated(self.path), _db.begun(self._own, _db.DEFAULT_PATIENCE) as connection:
+        with self._translated(), _db.begun(self._own, _db.DEFAULT_PATIENCE) as connection:
             connection.text_factory = str  # see `_lenient`
             try:
                 yield
@@ -197,17 +203,37 @@ class Claims:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Run a block that reads; raises `StoreError`s. May be nested."""
-        with self._own.use(patience=0) as connection:
+        with self._translated(), self._own.use(patience=0) as connection:
             connection.text_factory = str  # see `_lenient`
             yield connection
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn SQLite's errors into ours; what was our database when this worker signed in, and is none now, was replaced."""
+        try:
+            with _db.translated(self.path):
+                yield
+        except StoreError as error:
+            if _db.is_not_ours(error.__cause__):
+                raise self._written_over() from error
+            raise
+
+    def _written_over(self) -> StoreReplaced:
+        return StoreReplaced(
+            self.path, "another file was written over it while it was open: put it back, or start the program anew"
+        )
+
     def check_schema(self) -> None:
-        """Raise `SchemaTooNew` when a newer program has migrated the file in the meantime; called in each transaction."""
-        version = self.connection.execute(_sql.SCHEMA_VERSION).fetchone()
-        if version is None or int(version[0]) != _schema.VERSION:
-            raise SchemaTooNew(
-                self.path, f"another program migrated it to schema version {version and version[0]}: upgrade this worker"
-            )
+        """Raise unless the file still is what this worker signed in to; called in each transaction.
+
+        `SchemaTooNew` when a newer program has migrated it, `StoreReplaced` when another database was written over it.
+        """
+        meta = dict(self.connection.execute(_sql.META))
+        version = meta.get("schema_version")
+        if version != str(_schema.VERSION):
+            raise SchemaTooNew(self.path, f"another program migrated it to schema version {version}: upgrade this worker")
+        if meta.get("tag") != self._tag:
+            raise self._written_over()
 
     def check_identity(self) -> None:
         """Raise `StoreReplaced` when the file at the path is another one by now."""
@@ -320,8 +346,8 @@ class Claims:
         return self._first_instant(_sql.NEXT_EXPIRY)
 
     def _first_instant(self, statement: str) -> float:
-        instant: float | None = self.connection.execute(statement).fetchone()[0]
-        return float("inf") if instant is None else instant
+        instant = self.connection.execute(statement).fetchone()[0]
+        return instant if isinstance(instant, float | int) else float("inf")
 
     def lanes(self) -> dict[str, list[str]]:
         """Return the served queues that have pending jobs this worker handles, and the types of those; a read alone."""
@@ -430,7 +456,20 @@ class Claims:
             with self._lenient():
                 rows = self.connection.execute(statement, parameters).fetchall()
         self.connection.execute("RELEASE claim")
-        return rows
+        return rows if _are_sound(rows) else [row for row in rows if self._is_sound(row)]
+
+    def _is_sound(self, row: tuple[Any, ...]) -> bool:
+        """Return whether a job's numbers are numbers, and archive it otherwise: nobody could run it."""
+        if _are_sound([row]):
+            return True
+        job = Claimed(*row)
+        wrong = [name for name in _INTEGERS if type(getattr(job, name)) is not int]
+        wrong += [name for name in _SECONDS if not isinstance(getattr(job, name), float | int | None)]
+        told = ", ".join(f"{name} {getattr(job, name)!r:.100}" for name in wrong)
+        error = f"another program wrote into the table what is no number: {told}"
+        self.connection.execute(_sql.MAKE_NUMBERS, {"n": job.n})
+        self.connection.execute(_sql.ARCHIVE, (self._clock(), error, job.n, self.worker, job.claim))
+        return False
 
     @contextmanager
     def _lenient(self, decode: Callable[[bytes], str | bytes] = _db.decode_leniently) -> Iterator[None]:
@@ -551,6 +590,20 @@ def _put_in_order(rows: list[tuple[Any, ...]]) -> None:
 
 def _size_of(payload: Any) -> int:
     return len(payload) if isinstance(payload, bytes) else 8
+
+
+def _are_sound(rows: list[tuple[Any, ...]]) -> bool:
+    """Return whether all numbers of claimed jobs are numbers; each claim comes here, and this costs a thirtieth of it."""
+    for _, _, _, _, _, _, retry_count, max_retry, timeout, deadline, nonce, _, due, priority, retention, _ in rows:
+        if not (
+            type(retry_count) is type(max_retry) is type(nonce) is type(priority) is int
+            and type(due) in _NUMBERS
+            and type(retention) in _NUMBERS
+            and (timeout is None or type(timeout) in _NUMBERS)
+            and (deadline is None or type(deadline) in _NUMBERS)
+        ):
+            return False
+    return True
 
 
 def boot_id() -> str:

@@ -599,6 +599,11 @@ def is_busy(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
+def is_not_ours(error: BaseException | None) -> bool:
+    """Return whether an error says that the file is no SQLite database, or one without our tables."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_NOTADB or "no such table: fireforget_" in str(error)
+
+
 @contextmanager
 def begun(database: Database, patience: float) -> Iterator[sqlite3.Connection]:
     """Begin a write transaction, waiting for the lock for `patience` seconds, and use its connection for a block.

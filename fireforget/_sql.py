@@ -93,6 +93,7 @@ WHERE unique_key = :unique_key
 HOLDER_OF_KEY = "SELECT n, nonce, task_id FROM fireforget_job WHERE unique_key = :unique_key"
 
 # --- readers ----------------------------------------------------------------------------------------------------------
+# CAST: a foreign program may have written into the table itself what is no number.
 
 JOB_COLUMNS = (
     "n, nonce, task_id, type, queue, state, payload, headers, priority, retry_count, max_retry, timeout, deadline, last_error, "
@@ -104,12 +105,13 @@ JOB_BY_NUMBER = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE n = :n AND nonc
 JOB_BY_TASK_ID = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE task_id = :task_id"
 
 TAG = "SELECT value FROM fireforget_meta WHERE key = 'tag'"
+META = "SELECT key, value FROM fireforget_meta"  # these two are all there is
 SCHEMA_VERSION = "SELECT value FROM fireforget_meta WHERE key = 'schema_version'"
 
 # Each branch counts within the index of its own states, so that the table itself is never read. The oldest due time of the
 # pending ones comes with it: a million of them are walked through once.
 COUNT_JOBS = f"""
-SELECT queue, {PENDING} AS state, count(*) AS jobs, min(due) AS oldest
+SELECT queue, {PENDING} AS state, count(*) AS jobs, CAST(min(due) AS REAL) AS oldest
 FROM fireforget_job INDEXED BY fireforget_claim
 WHERE state = {PENDING}
 GROUP BY queue
@@ -222,6 +224,7 @@ WHERE n IN (
 )
 """
 
+# What is no number is greater than any, so it is never due.
 NEXT_DUE = f"SELECT min(due) FROM fireforget_job INDEXED BY fireforget_due WHERE state IN ({SCHEDULED}, {RETRY})"
 
 # The pairs of queue and type that have pending jobs, by skipping through the claim index from the first job of one pair to the
@@ -337,7 +340,7 @@ def _lane(lane: int, types: int) -> str:
 # fate: while it is archived or cancelled so are they, and once it is gone they have no batch any more.
 
 OPEN_GROUPS = f"""
-SELECT queue, group_name, count(*), min(enqueued_at), max(enqueued_at)
+SELECT queue, group_name, count(*), CAST(min(enqueued_at) AS REAL), CAST(max(enqueued_at) AS REAL)
 FROM fireforget_job INDEXED BY fireforget_group
 WHERE state = {AGGREGATING} AND batch IS NULL
 GROUP BY queue, group_name
@@ -345,7 +348,7 @@ GROUP BY queue, group_name
 
 CLOSE_BATCH = f"""
 UPDATE fireforget_job
-SET batch = :batch
+SET batch = :batch, enqueued_at = CAST(enqueued_at AS REAL)
 WHERE n IN (
     SELECT n
     FROM fireforget_job INDEXED BY fireforget_group
@@ -383,12 +386,12 @@ WHERE closed.batch IS NOT NULL
 
 # Open groups in the index that is made for them, closed ones by their batch: neither reads other jobs.
 GROUPS = f"""
-SELECT queue, group_name, 0 AS closed, count(*), min(enqueued_at), max(enqueued_at)
+SELECT queue, group_name, 0 AS closed, count(*), CAST(min(enqueued_at) AS REAL), CAST(max(enqueued_at) AS REAL)
 FROM fireforget_job INDEXED BY fireforget_group
 WHERE state = {AGGREGATING} AND batch IS NULL AND (:queue IS NULL OR queue = :queue)
 GROUP BY queue, group_name
 UNION ALL
-SELECT queue, group_name, 1, count(*), min(enqueued_at), max(enqueued_at)
+SELECT queue, group_name, 1, count(*), CAST(min(enqueued_at) AS REAL), CAST(max(enqueued_at) AS REAL)
 FROM fireforget_job INDEXED BY fireforget_batch
 WHERE batch IS NOT NULL AND state = {AGGREGATING} AND (:queue IS NULL OR queue = :queue)
 GROUP BY batch, queue, group_name
@@ -576,6 +579,15 @@ SET state = CASE WHEN {_CANCELLED_MEANWHILE} THEN {CANCELLED} ELSE {PENDING} END
 {_FENCE}
 """
 
+# A job that no worker can read, since another program wrote text into the table itself: everybody else can, afterwards.
+MAKE_NUMBERS = """
+UPDATE fireforget_job
+SET nonce = CAST(nonce AS INTEGER), priority = CAST(priority AS INTEGER), due = CAST(due AS REAL),
+    max_retry = CAST(max_retry AS INTEGER), timeout = CAST(timeout AS REAL), deadline = CAST(deadline AS REAL),
+    retention = CAST(retention AS REAL), retry_count = CAST(retry_count AS INTEGER)
+WHERE n = :n
+"""
+
 WRITE_RESULT = f"UPDATE fireforget_job SET result = ? {_FENCE}"
 WRITE_PROGRESS = f"UPDATE fireforget_job SET progress = ?, progress_note = ? {_FENCE}"
 
@@ -630,7 +642,9 @@ DELETE_FOLDED_DAYS = "DELETE FROM fireforget_day WHERE day BETWEEN 1 AND :oldest
 
 # --- workers: the jobs of dead ones -------------------------------------------------------------------------------------
 
-JOBS_OF_WORKER = f"SELECT n, claim, worker_deaths, type FROM fireforget_job WHERE state = {ACTIVE} AND worker = :worker"
+JOBS_OF_WORKER = (
+    f"SELECT n, claim, CAST(worker_deaths AS INTEGER), type FROM fireforget_job WHERE state = {ACTIVE} AND worker = :worker"
+)
 
 OWNERLESS_JOBS = f"""
 SELECT DISTINCT worker
@@ -819,7 +833,7 @@ NEXT_NUMBER = "SELECT min(n) FROM fireforget_job WHERE n > :after"
 LAST_NUMBER = "SELECT max(n) FROM fireforget_job"
 
 COUNT_JOBS_OF_QUEUE = "\nUNION ALL\n".join(
-    f"SELECT state, count(*), {'min(due)' if index == 'fireforget_claim' else 'NULL'} "
+    f"SELECT state, count(*), {'CAST(min(due) AS REAL)' if index == 'fireforget_claim' else 'NULL'} "
     f"FROM fireforget_job INDEXED BY {index} WHERE {term} AND queue = :queue GROUP BY state"
     for index, term in dict.fromkeys(_INDEX_OF_STATE.values())
 )
@@ -941,7 +955,7 @@ WHERE (name LIKE 'fireforget%' OR tbl_name LIKE 'fireforget%')
 
 # Lanes whose first job has been due since before `:since`, read in the claim index alone.
 WAITING_LANES = f"""
-SELECT queue, type, min(due), count(*)
+SELECT queue, type, CAST(min(due) AS REAL), count(*)
 FROM fireforget_job INDEXED BY fireforget_claim
 WHERE state = {PENDING}
 GROUP BY queue, type

@@ -520,13 +520,12 @@ class _InlineWorker:
             while claims.remove_expired() == MOST_EXPIRED:
                 pass
             self._groups.close_complete(self._clock())
-            lanes = claims.lanes()
-            if not lanes:
-                return None
-            queue = self._next_queue(lanes)
-            self._row = claims.claim(queue, lanes[queue], 1)[0]
-            self._said = {}
-            return self._find()
+            while lanes := claims.lanes():
+                queue = self._next_queue(lanes)
+                for self._row in claims.claim(queue, lanes[queue], 1):  # none where the next one had to be archived
+                    self._said = {}
+                    return self._find()
+            return None
 
     def _next_queue(self, filled: Mapping[str, list[str]]) -> str:
         unheard_of = filled.keys() - self._weights.keys()

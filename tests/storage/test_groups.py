@@ -257,6 +257,16 @@ def test_a_group_whose_name_is_not_utf_8_is_left_alone(path, open_queue, registr
     assert Inspector(queue).groups()[0].size == 1
 
 
+def test_a_member_whose_instant_is_none_does_not_stop_its_group(path, open_queue, registry, inspector, sql, clock):
+    """Another program wrote it into the table itself: a worker would end, each time anew."""
+    queue = open_queue(path)
+    collect(queue, "a", "b")
+    sql("UPDATE fireforget_job SET enqueued_at = 'abc' WHERE n = 1")
+    clock.advance(30)
+    assert inspector.groups()[0].size == 2
+    assert results(drain(queue, registry)) == [["a", "b"]]
+
+
 # --- the operator -----------------------------------------------------------------------------------------------------------
 
 

@@ -503,13 +503,13 @@ class Claims:
         """
         with self._lenient():
             strays = self.connection.execute(_sql.STRAY_BATCHES).fetchall()
-        for batch, state, error in strays:
+        for batch, state, completed_at, error in strays:
             ended = state in _ENDED
             parameters = {
                 "batch": batch,
                 "batch_kept": None if state is None else batch,
                 "state": state if ended else _sql.AGGREGATING,
-                "completed_at": self._clock() if ended else None,
+                "completed_at": completed_at if ended else None,  # as old as it, so that limits do not trim it before them
                 "why": f"the job that aggregates its group was {_ENDED[state]}: {error}" if ended else None,
             }
             self.connection.execute(_sql.FOLLOW_AGGREGATE, parameters)

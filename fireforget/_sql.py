@@ -362,9 +362,9 @@ WHERE n IN (
 MEMBERS = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE batch = :batch ORDER BY n"
 DELETE_MEMBERS = "DELETE FROM fireforget_job WHERE batch = :batch"
 
-# The batches whose members are not as the job is that aggregates them, with that job's state (NULL when it is gone) and error.
-# One member speaks for all, since they change together. From one batch to the next by a seek, so that the cost is that of the
-# batches, however many members each has; most often there are none.
+# The batches whose members are not as the job is that aggregates them; with that job's state (NULL when it is gone), end and
+# error. One member speaks for all, since they change together. From one batch to the next by a seek, so that the cost is that of
+# the batches, however many members each has; most often there are none.
 STRAY_BATCHES = f"""
 WITH RECURSIVE closed(batch) AS (
     SELECT min(batch) FROM fireforget_job INDEXED BY fireforget_batch WHERE batch IS NOT NULL
@@ -373,7 +373,7 @@ WITH RECURSIVE closed(batch) AS (
     FROM closed
     WHERE closed.batch IS NOT NULL
 )
-SELECT closed.batch, job.state, job.last_error
+SELECT closed.batch, job.state, job.completed_at, job.last_error
 FROM closed
 LEFT JOIN fireforget_job AS job ON job.n = closed.batch
 WHERE closed.batch IS NOT NULL

@@ -47,6 +47,11 @@ class Groups:
         if self._registry.has_aggregators:
             self.next_at = _NOW if self._claims.has_strays() else min((at for at, *_ in self._open()), default=_NEVER)
 
+    def look_soon(self) -> None:
+        """Have the next transaction look: a job that ends badly in it may be one that aggregates, and its members end with it."""
+        if self._registry.has_aggregators:
+            self.next_at = _NOW
+
     def close_complete(self, now: float) -> None:
         """Close the groups that are complete by now, inside the open transaction."""
         if not self._registry.has_aggregators:

@@ -300,6 +300,8 @@ class Supervisor:
         now = self._clock()
         due = self._claims_now() and min(self._next_due, self._verdicts.next_due) <= now
         expired = min(self._next_expiry, self._verdicts.next_expiry) <= now
+        if settlement.archived or settlement.cancelled:
+            self._groups.look_soon()
         complete = self._claims_now() and min(self._groups.next_at, self._schedules.next_at) <= now
         tally = self._verdicts.tally
         tells = tally.due_at <= time.monotonic()

@@ -170,6 +170,7 @@ def test_members_are_archived_with_the_job_that_aggregates_them_and_run_with_it(
     assert states(queue, members) == {"archived"}
     assert queue.get(members[0]).last_error == "the job that aggregates its group was archived: SkipRetry: no template"
     assert inspector.groups() == []
+    assert {queue.get(job_id).completed_at for job_id in [*members, aggregate]} == {queue.get(aggregate).completed_at}
     inspector.run(aggregate)
     assert results(drain(queue, registry)) == [["a", "b"]]
     assert inspector.counts()["archived"] == inspector.counts()["aggregating"] == 0

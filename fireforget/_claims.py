@@ -21,6 +21,7 @@ from fireforget._history import Ended, History
 from fireforget._limited import LimitedLanes
 from fireforget._schema import STATE_NUMBER
 from fireforget.clock import Clock
+from fireforget.errors import SchemaTooNew, StoreError, StoreReplaced
 from fireforget.task import State
 
 MOST_FORWARDED = 1000
@@ -41,6 +42,7 @@ HOOK = "fireforget:hook"
 HOOK_SECONDS = 5.0
 """How long such a call may take."""
 _MOST_UNHANDLED = 20
+_ENDED = {_sql.ARCHIVED: "archived", _sql.CANCELLED: "cancelled"}
 _MOST_BRANCHES = 200  # of a compound SELECT; SQLite allows 500
 
 
@@ -69,6 +71,10 @@ class Claimed(NamedTuple):
     has_steps: int
     linked: int | None
 
+
+_INTEGERS = ("retry_count", "max_retry", "nonce", "priority")
+_SECONDS = ("timeout", "deadline", "due", "retention")
+_NUMBERS = (int, float)  # what is stored as 60.0 is 60 in what an UPDATE returns
 
 _Lane = tuple[str, list[str], int]
 """A queue, the types to claim from it, and how many jobs at most."""
@@ -199,6 +205,7 @@ class Claims:
         self.worker = 0
         self.patience = _db.DEFAULT_PATIENCE
         """Seconds that a transaction waits for the write lock; more where handlers of ours may hold it for long."""
+        self._tag = ""
         self._claimed_bytes = 0
         self._slice = _FIRST_SLICE
         self.hooks_of_archived: Callable[[str], Sequence[str]] = lambda _: ()
@@ -251,6 +258,7 @@ class Claims:
         }
         with self.transaction():
             self.worker = self.connection.execute(_sql.INSERT_WORKER, parameters).lastrowid or 0
+            self._tag = self.connection.execute(_sql.TAG).fetchone()[0]
 
     def unregister(self) -> None:
         """Remove this worker from the database; it must not own jobs any more."""
@@ -262,7 +270,7 @@ class Claims:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Run a block in one write transaction; raises `StoreError`s, and then nothing of it happened."""
-        with _db.translated(self.path), _db.begun(self._own, self.patience) as connection:
+        with self._translated(), _db.begun(self._own, self.patience) as connection:
             connection.text_factory = str  # see `_lenient`
             self.limited.forget_counts()
             try:
@@ -275,13 +283,37 @@ class Claims:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Run a block that reads; raises `StoreError`s. May be nested."""
-        with self._own.use(patience=0) as connection:
+        with self._translated(), self._own.use(patience=0) as connection:
             connection.text_factory = str  # see `_lenient`
             yield connection
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn SQLite's errors into ours; what was our database when this worker signed in, and is none now, was replaced."""
+        try:
+            with _db.translated(self.path):
+                yield
+        except StoreError as error:
+            if _db.is_not_ours(error.__cause__):
+                raise self._written_over() from error
+            raise
+
+    def _written_over(self) -> StoreReplaced:
+        return StoreReplaced(
+            self.path, "another file was written over it while it was open: put it back, or start the program anew"
+        )
+
     def check_schema(self) -> None:
-        """Raise `SchemaTooNew` when a newer program has migrated the file in the meantime; called in each transaction."""
-        _schema.check_unchanged(self.connection, self.path)
+        """Raise unless the file still is what this worker signed in to; called in each transaction.
+
+        `SchemaTooNew` when a newer program has migrated it, `StoreReplaced` when another database was written over it.
+        """
+        meta = dict(self.connection.execute(_sql.META))
+        version = meta.get("schema_version")
+        if version != str(_schema.VERSION):
+            raise SchemaTooNew(self.path, f"another program migrated it to schema version {version}: upgrade this worker")
+        if meta.get("tag") != self._tag:
+            raise self._written_over()
 
     def check_identity(self) -> None:
         """Raise `StoreReplaced` when the file at the path is another one by now."""
@@ -379,15 +411,15 @@ class Claims:
         return self._first_instant(_sql.NEXT_EXPIRY)
 
     def _first_instant(self, statement: str) -> float:
-        instant: float | None = self.connection.execute(statement).fetchone()[0]
-        return float("inf") if instant is None else instant
+        instant = self.connection.execute(statement).fetchone()[0]
+        return instant if isinstance(instant, float | int) else float("inf")
 
     def lanes(self) -> dict[str, list[str]]:
         """Return the served queues that have jobs this worker can claim, and the types of those; a read alone.
 
         A type whose jobs all wait for their limits is left out.
         """
-        with self._lenient():
+        with self._lenient(_db.decode_exactly):
             paused = {name for (name,) in self.connection.execute(_sql.PAUSED_QUEUES)}
             pending = self.connection.execute(_sql.PENDING_LANES).fetchall()
         found: dict[str, list[str]] = {}
@@ -395,13 +427,13 @@ class Claims:
         limited = self.limited
         limited.forget_lanes(self.connection)
         for queue, type, lowest_key, highest_key in pending:
-            if queue in self._queues and queue not in paused:
-                if self._handles(type):
+            if isinstance(queue, str) and queue in self._queues and queue not in paused:
+                if isinstance(type, str) and self._handles(type):  # what is not UTF-8, or a BLOB, is no type of any handler
                     is_plain = highest_key is None and limited.rule_of(type) is None
                     if is_plain or limited.is_open(self.connection, queue, type, without_keys=lowest_key is None):
                         found.setdefault(queue, []).append(type)
                 elif len(self.unhandled) < _MOST_UNHANDLED:
-                    self.unhandled.append((queue, type))
+                    self.unhandled.append((queue, type if isinstance(type, str) else _db.decode_leniently(type)))
         return found
 
     def claim(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
@@ -534,33 +566,69 @@ class Claims:
             with self._lenient():
                 rows = self.connection.execute(statement, parameters).fetchall()
         self.connection.execute("RELEASE claim")
-        return rows
+        return rows if _are_sound(rows) else [row for row in rows if self._is_sound(row)]
+
+    def _is_sound(self, row: tuple[Any, ...]) -> bool:
+        """Return whether a job's numbers are numbers, and archive it otherwise: nobody could run it."""
+        if _are_sound([row]):
+            return True
+        job = Claimed(*row)
+        wrong = [name for name in _INTEGERS if type(getattr(job, name)) is not int]
+        wrong += [name for name in _SECONDS if not isinstance(getattr(job, name), float | int | None)]
+        told = ", ".join(f"{name} {getattr(job, name)!r:.100}" for name in wrong)
+        error = f"another program wrote into the table what is no number: {told}"
+        self.connection.execute(_sql.MAKE_NUMBERS, {"n": job.n})
+        self.connection.execute(_sql.ARCHIVE, (self._clock(), error, job.n, self.worker, job.claim))
+        return False
 
     @contextmanager
-    def _lenient(self) -> Iterator[None]:
+    def _lenient(self, decode: Callable[[bytes], str | bytes] = _db.decode_leniently) -> Iterator[None]:
         """Read text as it is, whatever a foreign program stored; not always, since it costs a call of Python for each text."""
         connection = self.connection
-        connection.text_factory = _db.decode_leniently
+        connection.text_factory = decode
         try:
             yield
         finally:
             connection.text_factory = str
 
-    def open_groups(self) -> list[tuple[str, str, int, float, float]]:
+    def open_groups(self) -> list[tuple[str | bytes, str | bytes, int, float, float]]:
         """Return (queue, group, jobs, oldest, newest) of the groups that wait; instants in Unix seconds."""
-        with self._lenient():
+        with self._lenient(_db.decode_exactly):
             return self.connection.execute(_sql.OPEN_GROUPS).fetchall()
 
-    def close_batch(self, queue: str, group: str, most: int, batch: int, row: dict[str, Any]) -> None:
-        """Give up to `most` jobs of a group (-1: all) their batch, and store the job that aggregates it; in a transaction."""
+    def close_batch(self, queue: str, group: str, most: int, row: dict[str, Any]) -> None:
+        """Store the job that aggregates a group, and make up to `most` jobs of it (-1: all) its batch; in a transaction."""
+        batch = self.connection.execute(_sql.INSERT_JOB, [row[column] for column in _sql.INSERTED_COLUMNS]).lastrowid
         self.connection.execute(_sql.CLOSE_BATCH, {"queue": queue, "group": group, "most": most, "batch": batch})
-        self.connection.execute(_sql.INSERT_JOB, [row[column] for column in _sql.INSERTED_COLUMNS])
+
+    def has_strays(self) -> bool:
+        """Return whether members of a closed group are not as the job is that aggregates them; a read alone."""
+        with self._lenient():
+            return self.connection.execute(_sql.STRAY_BATCHES).fetchone() is not None
+
+    def follow_aggregates(self) -> None:
+        """Let the members of closed groups be as the job is that aggregates them, inside the open transaction.
+
+        Archived and cancelled with it, collected again with it, and an open group again once it is gone.
+        """
+        with self._lenient():
+            strays = self.connection.execute(_sql.STRAY_BATCHES).fetchall()
+        for batch, state, completed_at, error in strays:
+            ended = state in _ENDED
+            parameters = {
+                "batch": batch,
+                "batch_kept": None if state is None else batch,
+                "state": state if ended else _sql.AGGREGATING,
+                "completed_at": completed_at if ended else None,  # as old as it, so that limits do not trim it before them
+                "why": f"the job that aggregates its group was {_ENDED[state]}: {error}" if ended else None,
+            }
+            self.connection.execute(_sql.FOLLOW_AGGREGATE, parameters)
 
     def active_elsewhere(self) -> bool:
         """Return whether any worker runs a job that this one could run; for `--burst`."""
         with self._lenient():
             active = self.connection.execute(_sql.ACTIVE_LANES).fetchall()
-        return any(queue in self._queues and self._handles(type) for queue, type in active)
+        return any(queue in self._queues and isinstance(type, str) and self._handles(type) for queue, type in active)
 
     def cancel_requests(self) -> set[tuple[int, int]]:
         """Return (job number, claim) of this worker's jobs that somebody wants cancelled."""
@@ -641,6 +709,20 @@ def _put_in_order(rows: list[tuple[Any, ...]]) -> None:
 
 def _size_of(payload: Any) -> int:
     return len(payload) if isinstance(payload, bytes) else 8
+
+
+def _are_sound(rows: list[tuple[Any, ...]]) -> bool:
+    """Return whether all numbers of claimed jobs are numbers; each claim comes here, and this costs a thirtieth of it."""
+    for _, _, _, _, _, _, retry_count, max_retry, timeout, deadline, nonce, _, due, priority, retention, _ in rows:
+        if not (
+            type(retry_count) is type(max_retry) is type(nonce) is type(priority) is int
+            and type(due) in _NUMBERS
+            and type(retention) in _NUMBERS
+            and (timeout is None or type(timeout) in _NUMBERS)
+            and (deadline is None or type(deadline) in _NUMBERS)
+        ):
+            return False
+    return True
 
 
 def boot_id() -> str:

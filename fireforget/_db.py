@@ -461,6 +461,14 @@ def decode_leniently(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
+def decode_exactly(data: bytes) -> str | bytes:
+    """Return text as it is in the file, or the bytes where it is not UTF-8: with replacements it would be another name."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
 def file_identity(path: str) -> tuple[int, int] | None:
     """Return what tells this file from any other (device and inode); None when there is none."""
     try:
@@ -618,6 +626,11 @@ def pause_for_lock() -> None:
 def is_busy(error: sqlite3.Error) -> bool:
     """Return whether an error says that another connection holds the lock."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_not_ours(error: BaseException | None) -> bool:
+    """Return whether an error says that the file is no SQLite database, or one without our tables."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_NOTADB or "no such table: fireforget_" in str(error)
 
 
 @contextmanager

@@ -96,6 +96,7 @@ WHERE unique_key = :unique_key
 HOLDER_OF_KEY = "SELECT n, nonce, task_id FROM fireforget_job WHERE unique_key = :unique_key"
 
 # --- readers ----------------------------------------------------------------------------------------------------------
+# CAST: a foreign program may have written into the table itself what is no number.
 
 JOB_COLUMNS = (
     "n, nonce, task_id, type, queue, state, payload, headers, priority, retry_count, max_retry, timeout, deadline, last_error, "
@@ -107,12 +108,13 @@ JOB_BY_NUMBER = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE n = :n AND nonc
 JOB_BY_TASK_ID = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE task_id = :task_id"
 
 TAG = "SELECT value FROM fireforget_meta WHERE key = 'tag'"
+META = "SELECT key, value FROM fireforget_meta"  # these two are all there is
 SCHEMA_VERSION = "SELECT value FROM fireforget_meta WHERE key = 'schema_version'"
 
 # Each branch counts within the index of its own states, so that the table itself is never read. The oldest due time of the
 # pending ones comes with it: a million of them are walked through once.
 COUNT_JOBS = f"""
-SELECT queue, {PENDING} AS state, count(*) AS jobs, min(due) AS oldest
+SELECT queue, {PENDING} AS state, count(*) AS jobs, CAST(min(due) AS REAL) AS oldest
 FROM fireforget_job INDEXED BY fireforget_claim
 WHERE state = {PENDING}
 GROUP BY queue
@@ -244,6 +246,7 @@ WHERE n IN (
 )
 """
 
+# What is no number is greater than any, so it is never due.
 NEXT_DUE = f"SELECT min(due) FROM fireforget_job INDEXED BY fireforget_due WHERE state IN ({SCHEDULED}, {RETRY})"
 
 # The pairs of queue and type that have pending jobs, by skipping through the claim index from the first job of one pair to the
@@ -472,10 +475,11 @@ LIMITS_OF_WORKERS = "SELECT limits FROM fireforget_worker WHERE limits <> '{}' O
 
 # --- workers: groups ------------------------------------------------------------------------------------------------------
 # Members wait in state aggregating. When a group is complete they get the number of the job that aggregates them as their batch;
-# later arrivals begin the group anew. That job replaces them by one task in a transaction of its own.
+# later arrivals begin the group anew. That job replaces them by one task in a transaction of its own. Until then they share its
+# fate: while it is archived or cancelled so are they, and once it is gone they have no batch any more.
 
 OPEN_GROUPS = f"""
-SELECT queue, group_name, count(*), min(enqueued_at), max(enqueued_at)
+SELECT queue, group_name, count(*), CAST(min(enqueued_at) AS REAL), CAST(max(enqueued_at) AS REAL)
 FROM fireforget_job INDEXED BY fireforget_group
 WHERE state = {AGGREGATING} AND batch IS NULL
 GROUP BY queue, group_name
@@ -483,7 +487,7 @@ GROUP BY queue, group_name
 
 CLOSE_BATCH = f"""
 UPDATE fireforget_job
-SET batch = :batch
+SET batch = :batch, enqueued_at = CAST(enqueued_at AS REAL)
 WHERE n IN (
     SELECT n
     FROM fireforget_job INDEXED BY fireforget_group
@@ -493,19 +497,40 @@ WHERE n IN (
 )
 """
 
-# A member that somebody runs, archives or cancels by hand is none any more, though it keeps its batch's number.
-_OF_BATCH = f"batch = :batch AND state = {AGGREGATING}"
-MEMBERS = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE {_OF_BATCH} ORDER BY n"
-DELETE_MEMBERS = f"DELETE FROM fireforget_job WHERE {_OF_BATCH}"
+# A member that somebody runs, archives or cancels by hand has no batch any more.
+MEMBERS = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE batch = :batch ORDER BY n"
+DELETE_MEMBERS = "DELETE FROM fireforget_job WHERE batch = :batch"
+
+# The batches whose members are not as the job is that aggregates them; with that job's state (NULL when it is gone), end and
+# error. One member speaks for all, since they change together. From one batch to the next by a seek, so that the cost is that of
+# the batches, however many members each has; most often there are none.
+STRAY_BATCHES = f"""
+WITH RECURSIVE closed(batch) AS (
+    SELECT min(batch) FROM fireforget_job INDEXED BY fireforget_batch WHERE batch IS NOT NULL
+    UNION ALL
+    SELECT (SELECT min(batch) FROM fireforget_job INDEXED BY fireforget_batch WHERE batch > closed.batch)
+    FROM closed
+    WHERE closed.batch IS NOT NULL
+)
+SELECT closed.batch, job.state, job.completed_at, job.last_error
+FROM closed
+LEFT JOIN fireforget_job AS job ON job.n = closed.batch
+WHERE closed.batch IS NOT NULL
+  AND (
+      job.n IS NULL
+      OR (SELECT state FROM fireforget_job INDEXED BY fireforget_batch WHERE batch = closed.batch LIMIT 1)
+          <> CASE WHEN job.state IN ({ARCHIVED}, {CANCELLED}) THEN job.state ELSE {AGGREGATING} END
+  )
+"""
 
 # Open groups in the index that is made for them, closed ones by their batch: neither reads other jobs.
 GROUPS = f"""
-SELECT queue, group_name, 0 AS closed, count(*), min(enqueued_at), max(enqueued_at)
+SELECT queue, group_name, 0 AS closed, count(*), CAST(min(enqueued_at) AS REAL), CAST(max(enqueued_at) AS REAL)
 FROM fireforget_job INDEXED BY fireforget_group
 WHERE state = {AGGREGATING} AND batch IS NULL AND (:queue IS NULL OR queue = :queue)
 GROUP BY queue, group_name
 UNION ALL
-SELECT queue, group_name, 1, count(*), min(enqueued_at), max(enqueued_at)
+SELECT queue, group_name, 1, count(*), CAST(min(enqueued_at) AS REAL), CAST(max(enqueued_at) AS REAL)
 FROM fireforget_job INDEXED BY fireforget_batch
 WHERE batch IS NOT NULL AND state = {AGGREGATING} AND (:queue IS NULL OR queue = :queue)
 GROUP BY batch, queue, group_name
@@ -626,6 +651,14 @@ _RELEASED_KEY = (
     f"ELSE '{RELEASED}' || n || ':' || unique_key END"
 )
 
+# Members of a group follow the job that aggregates them (`STRAY_BATCHES`); without `:batch_kept` they are an open group again.
+FOLLOW_AGGREGATE = f"""
+UPDATE fireforget_job
+SET state = :state, batch = :batch_kept, completed_at = :completed_at, last_error = :why,
+    unique_key = CASE WHEN :state = {AGGREGATING} THEN unique_key ELSE {_RELEASED_KEY} END
+WHERE batch = :batch
+"""
+
 _FENCE = "WHERE n = ? AND worker = ? AND claim = ?"
 
 
@@ -699,6 +732,14 @@ SET state = CASE WHEN {_CANCELLED_MEANWHILE} THEN {CANCELLED} ELSE {PENDING} END
 """
 
 REMOVE_LINKED = f"DELETE FROM fireforget_job {_FENCE}"
+# A job that no worker can read, since another program wrote text into the table itself: everybody else can, afterwards.
+MAKE_NUMBERS = """
+UPDATE fireforget_job
+SET nonce = CAST(nonce AS INTEGER), priority = CAST(priority AS INTEGER), due = CAST(due AS REAL),
+    max_retry = CAST(max_retry AS INTEGER), timeout = CAST(timeout AS REAL), deadline = CAST(deadline AS REAL),
+    retention = CAST(retention AS REAL), retry_count = CAST(retry_count AS INTEGER)
+WHERE n = :n
+"""
 
 WRITE_RESULT = f"UPDATE fireforget_job SET result = ? {_FENCE}"
 WRITE_PROGRESS = f"UPDATE fireforget_job SET progress = ?, progress_note = ? {_FENCE}"
@@ -930,7 +971,9 @@ LIMIT :most
 
 # --- workers: the jobs of dead ones -------------------------------------------------------------------------------------
 
-JOBS_OF_WORKER = f"SELECT n, claim, worker_deaths, type FROM fireforget_job WHERE state = {ACTIVE} AND worker = :worker"
+JOBS_OF_WORKER = (
+    f"SELECT n, claim, CAST(worker_deaths AS INTEGER), type FROM fireforget_job WHERE state = {ACTIVE} AND worker = :worker"
+)
 
 OWNERLESS_JOBS = f"""
 SELECT DISTINCT worker
@@ -1122,7 +1165,7 @@ NEXT_NUMBER = "SELECT min(n) FROM fireforget_job WHERE n > :after"
 LAST_NUMBER = "SELECT max(n) FROM fireforget_job"
 
 COUNT_JOBS_OF_QUEUE = "\nUNION ALL\n".join(
-    f"SELECT state, count(*), {'min(due)' if index == 'fireforget_claim' else 'NULL'} "
+    f"SELECT state, count(*), {'CAST(min(due) AS REAL)' if index == 'fireforget_claim' else 'NULL'} "
     f"FROM fireforget_job INDEXED BY {index} WHERE {term} AND queue = :queue GROUP BY state"
     for index, term in dict.fromkeys(_INDEX_OF_STATE.values())
 )
@@ -1154,10 +1197,12 @@ LOCK_OF_JOB = "SELECT unique_key, unique_until, payload, deadline, queue, type F
 _ARCHIVED_BY_HAND = "archived by hand"
 _CANCELLED_BY_HAND = "cancelled before it ran"
 
-# An ended job begins anew: all its retries, no result of the run before. The attempts stay, and later ones are numbered on.
+# An ended job begins anew: all its retries, no result of the run before. The attempts stay, and later ones are numbered on. One
+# that ended with its group goes back into it; one that still waits there is run by itself.
+_ENDED_WITH_ITS_GROUP = f"batch IS NOT NULL AND {_ENDED_TERM}"
 RUN_JOB = f"""
 UPDATE fireforget_job
-SET state = {PENDING},
+SET state = CASE WHEN {_ENDED_WITH_ITS_GROUP} THEN {AGGREGATING} ELSE {PENDING} END,
     due = :now,
     retry_count = CASE WHEN {_ENDED_TERM} THEN 0 ELSE retry_count END,
     worker_deaths = CASE WHEN {_ENDED_TERM} THEN 0 ELSE worker_deaths END,
@@ -1169,7 +1214,7 @@ SET state = {PENDING},
     completed_at = NULL,
     expires_at = NULL,
     cancel_requested_at = NULL,
-    group_name = NULL,
+    group_name = CASE WHEN {_ENDED_WITH_ITS_GROUP} THEN group_name END,
     batch = NULL,
     linked = linked & ~{FELL},
     unique_key = :unique_key,
@@ -1197,7 +1242,7 @@ WHERE n = :n
 _END_JOB = f"""
 UPDATE fireforget_job
 SET state = {{state}}, completed_at = :now, expires_at = NULL, last_error = coalesce(last_error, '{{why}}'),
-    cancel_requested_at = NULL, unique_key = {_RELEASED_KEY}
+    cancel_requested_at = NULL, batch = NULL, unique_key = {_RELEASED_KEY}
 WHERE n = :n
 """
 _SHELVE_JOB = _END_JOB.format(state=ARCHIVED, why=_ARCHIVED_BY_HAND)
@@ -1244,7 +1289,7 @@ WHERE (name LIKE 'fireforget%' OR tbl_name LIKE 'fireforget%')
 
 # Lanes whose first job has been due since before `:since`, read in the claim index alone.
 WAITING_LANES = f"""
-SELECT queue, type, min(due), count(*)
+SELECT queue, type, CAST(min(due) AS REAL), count(*)
 FROM fireforget_job INDEXED BY fireforget_claim
 WHERE state = {PENDING}
 GROUP BY queue, type

@@ -597,9 +597,9 @@ class Inspector:
         A scheduled job runs ahead of its time, one in retry too, with the retries it has left. A job that ended (archived,
         cancelled, completed) begins anew: `retry_count` is 0 again, so that it has all its retries, and the result and progress
         of the run before are gone; the attempts so far stay, and later ones are numbered on. So do the steps, so that it goes on
-        after the last one that is stored, but for a completed job, which does all of them again. A job from a group runs by
-        itself.
-        A unique key that was given up when the job ended is taken again, for what is left of its `unique_for`.
+        after the last one that is stored, but for a completed job, which does all of them again. A job that waits in a group runs
+        by itself; one that was archived or cancelled with its group goes back into the group. A unique key that was given up
+        when the job ended is taken again, for what is left of its `unique_for`.
 
         Jobs that were archived or cancelled because this one was, and those that were because of them, wait anew. One of these
         itself runs at once, though what it waited for has failed.

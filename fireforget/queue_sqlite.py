@@ -234,19 +234,26 @@ class Intake:
 
     # --- groups -------------------------------------------------------------------------------------------------------
 
-    def _members(self, batch: int) -> list[TaskInfo]:
-        """Return the jobs of a closed group, in the order in which they were enqueued."""
+    def _members(self, job_id: str) -> list[TaskInfo]:
+        """Return the members of the group that a job aggregates, in the order in which they were enqueued."""
         with self._database.use() as connection:
-            rows = connection.execute(_sql.MEMBERS, {"batch": batch}).fetchall()
+            rows = connection.execute(_sql.MEMBERS, {"batch": self._batch_of(job_id)}).fetchall()
         return [info_of(row, self._tag) for row in rows]
 
-    def _replace_members(self, batch: int, size: int, task: Task, queue: str) -> TaskInfo | None:
-        """Replace the jobs of a closed group by one task, in one transaction; None, and nothing done, unless they are `size`."""
+    def _batch_of(self, job_id: str) -> int | None:
+        """Return the number of a job, which is its members' batch; None for one that no worker of ours has made."""
+        generated = _parse_generated(job_id, self._tag)
+        return None if generated is None else generated[0]
+
+    def _replace_members(self, job_id: str, size: int, task: Task, queue: str) -> TaskInfo | None:
+        """Replace the members that a job aggregates by one task, in one transaction; None, and nothing done, unless they are
+        `size`.
+        """
         overriding = {} if "queue" in task.options else {"queue": queue}
         row = self._row(task, overriding, self._clock())
         with _db.translated(self._database.path), _db.begun(self._database, DEFAULT_WAIT) as connection:
             try:
-                if connection.execute(_sql.DELETE_MEMBERS, {"batch": batch}).rowcount != size:
+                if connection.execute(_sql.DELETE_MEMBERS, {"batch": self._batch_of(job_id)}).rowcount != size:
                     _db.rollback(connection)
                     return None
                 n = insert_one(connection, row)

@@ -484,11 +484,14 @@ class Registry:
 
     def aggregator_of(self, group: str) -> tuple[Aggregate, GroupRule] | None:
         """Return the function and rule of a group: the exact ones, else those of the longest prefix, else None."""
+        pattern = self._aggregator_pattern(group)
+        return None if pattern is None else self._aggregators[pattern]
+
+    def _aggregator_pattern(self, group: str) -> str | None:
         if group in self._aggregators:
-            return self._aggregators[group]
+            return group
         prefixes = (p for p in self._aggregators if p.endswith(":") and group.startswith(p))
-        longest = max(prefixes, key=len, default=None)
-        return None if longest is None else self._aggregators[longest]
+        return max(prefixes, key=len, default=None)
 
     @property
     def _has_hooks(self) -> bool:

@@ -33,7 +33,7 @@ from fireforget._pool import hooks
 from fireforget._pool.board import Board
 from fireforget._pool.child import Host, Runner, flush_submissions
 from fireforget._pool.config import DEFAULT_QUEUES, Settings
-from fireforget._pool.groups import AGGREGATE, Groups
+from fireforget._pool.groups import AGGREGATE, Groups, aggregates
 from fireforget._pool.groups import definition as definition_of_groups
 from fireforget._pool.plan import Lanes
 from fireforget._pool.recovery import Recovery
@@ -222,10 +222,10 @@ class RecordingEnqueuer(Intake):
             self._recorded += zip(tasks, infos, strict=True)
             return infos
 
-    def _replace_members(self, batch: int, size: int, task: Task, queue: str) -> TaskInfo | None:
-        """Replace the jobs of a closed group by one task, as the base does, and record that."""
+    def _replace_members(self, job_id: str, size: int, task: Task, queue: str) -> TaskInfo | None:
+        """Replace the members that a job aggregates by one task, as the base does, and record that."""
         with self._lock:
-            info = super()._replace_members(batch, size, task, queue)
+            info = super()._replace_members(job_id, size, task, queue)
             if info is not None:
                 self._recorded.append((task, info))
             return info
@@ -381,7 +381,7 @@ def drain(
     queue, then what was due first; queues share by weight, or with `strict_priority` the heavier ones go first. What handlers
     enqueue runs as well, and so does what was fired and forgotten. A job that is scheduled or waits for its next attempt runs
     when it is due by the clock of `queue`: turn a `ManualClock` and drain again. So does a group that is complete by then: the
-    run of its aggregator is one of type "fireforget:aggregate", that of its task follows.
+    run of its aggregator is one whose type begins with "fireforget:aggregate:", that of its task follows.
 
     `queues` are the ones to serve, with their weights or by name; None is all, with the weights of a worker out of the box, and 1
     for any other. Paused queues and types that `registry` has no handler for are left alone, as a worker does. At most `max_jobs`
@@ -485,7 +485,8 @@ class _InlineWorker:
 
     def definition(self, type: str) -> Definition[Any, Any] | None:
         """Return the handler of a type."""
-        return self._own.get(type) or self.registry.match(type)
+        own = self._own.get(AGGREGATE if type.startswith(AGGREGATE) else type)
+        return own or self.registry.match(type)
 
     def store(self) -> Intake:
         """Return the queue that is drained."""
@@ -539,15 +540,13 @@ class _InlineWorker:
                 pass
             while claims.spread().more:
                 pass
-            if self.registry.has_aggregators:
-                self._groups.close_complete(self._clock())
-            lanes = claims.lanes()
-            if not lanes:
-                return None
-            queue = self._next_queue(lanes)
-            self._row = claims.claim(queue, lanes[queue], 1)[0]
-            self._said = {}
-            return self._find()
+            self._groups.close_complete(self._clock())
+            while lanes := claims.lanes():
+                queue = self._next_queue(lanes)
+                for self._row in claims.claim(queue, lanes[queue], 1):  # none where the next one had to be archived
+                    self._said = {}
+                    return self._find()
+            return None
 
     def _next_queue(self, filled: Mapping[str, list[str]]) -> str:
         unheard_of = filled.keys() - self._weights.keys()
@@ -651,7 +650,7 @@ def _signed_in(queue: SqliteQueue | RecordingEnqueuer, registry: Registry, weigh
     """Stand in the database as a worker while the block runs: jobs can be ours, and real workers leave them alone."""
 
     def handles(type: str) -> bool:
-        own = (type == AGGREGATE and registry.has_aggregators) or (type == HOOK and registry._has_hooks)
+        own = aggregates(registry, type) or (type == HOOK and registry._has_hooks)
         return own or registry.match(type) is not None
 
     claims = Claims(queue._database, handles, (), queue._clock)

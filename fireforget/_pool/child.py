@@ -453,7 +453,7 @@ class Child:
         try:
             return self._definitions[type]
         except KeyError:
-            if type == groups.AGGREGATE:
+            if type.startswith(groups.AGGREGATE):
                 definition: Definition[Any, Any] | None = groups.definition(self.registry, self.store)
             elif type.startswith(schedules.TICK):
                 definition = schedules.definition(self.registry, self._path)

@@ -1,27 +1,37 @@
 """Groups: jobs that were enqueued with `group` wait, and become one task together.
 
-The supervisor closes a group that is complete: it gives the members a batch number and stores one job of our own type, in one
+The supervisor closes a group that is complete: it stores one job of our own type, and makes the members its batch, in one
 transaction. That job runs in a child like any other, with its retries: it calls the application's aggregator, then replaces the
 members by the task in one transaction. Killed before, it runs again; killed after, it finds no members and is done. Where
 somebody has run, archived or deleted a member meanwhile, it begins anew with the others. So each member is in exactly one task.
+
+Nothing has to tell the members what became of that job: each look of a worker finds those that are not as it is, and the next
+transaction lets them follow. They are archived and cancelled with it, and an open group again once it is deleted.
 """
 
-import secrets
 from collections.abc import Callable
 from typing import Any
 
 from fireforget._claims import Claims
+from fireforget.job import current_job
 from fireforget.queue_sqlite import Intake
 from fireforget.registry import Definition, Registry
 from fireforget.task import Task, check_task
 
-AGGREGATE = "fireforget:aggregate"
-"""The type of the jobs that make one task of a group's members."""
+AGGREGATE = "fireforget:aggregate:"
+"""What the types of the jobs begin with that make one task of a group's members; the aggregator's group or prefix follows, so
+that a worker claims those of its own aggregators."""
 
 AGGREGATE_SECONDS = 5.0
 """How long that may take, the aggregator and the storing of its task together."""
 
 _NEVER = float("inf")
+_NOW = -_NEVER
+
+
+def aggregates(registry: Registry, type: str) -> bool:
+    """Return whether this is the type of a job that calls an aggregator of the registry."""
+    return type.startswith(AGGREGATE) and type[len(AGGREGATE) :] in registry._aggregators
 
 
 class Groups:
@@ -38,41 +48,51 @@ class Groups:
     def look(self) -> None:
         """Read which groups there are and when the first of them is complete; a read alone."""
         if self._registry.has_aggregators:
-            self.next_at = min((at for at, *_ in self._open()), default=_NEVER)
+            self.next_at = _NOW if self._claims.has_strays() else min((at for at, *_ in self._open()), default=_NEVER)
+
+    def look_soon(self) -> None:
+        """Have the next transaction look: a job that ends badly in it may be one that aggregates, and its members end with it."""
+        if self._registry.has_aggregators:
+            self.next_at = _NOW
 
     def close_complete(self, now: float) -> None:
         """Close the groups that are complete by now, inside the open transaction."""
-        for at, queue, group, most in self._open():
+        if not self._registry.has_aggregators:
+            return
+        self._claims.follow_aggregates()
+        for at, queue, group, pattern, most in self._open():
             if at <= now:
-                batch = secrets.randbits(62)
-                task = Task(AGGREGATE, {"group": group, "queue": queue, "batch": batch}, queue=queue, timeout=AGGREGATE_SECONDS)
-                self._claims.close_batch(queue, group, most, batch, self._queue._row(task, {}, now))
+                task = Task(AGGREGATE + pattern, {"group": group, "queue": queue}, queue=queue, timeout=AGGREGATE_SECONDS)
+                self._claims.close_batch(queue, group, most, self._queue._row(task, {}, now))
         self.look()
 
-    def _open(self) -> list[tuple[float, str, str, int]]:
+    def _open(self) -> list[tuple[float, str, str, str, int]]:
         found = []
         for queue, group, size, oldest, newest in self._claims.open_groups():
-            known = self._registry.aggregator_of(group)
-            if known is not None and queue in self._served:
-                rule = known[1]
+            if not (isinstance(queue, str) and isinstance(group, str)):  # not UTF-8: no queue or group that anybody could name
+                continue
+            pattern = self._registry._aggregator_pattern(group)
+            if pattern is not None and queue in self._served:
+                _, rule = self._registry._aggregators[pattern]
                 most = -1 if rule.max_size is None else rule.max_size
-                found.append((rule.complete_at(size, oldest, newest), queue, group, most))
+                found.append((rule.complete_at(size, oldest, newest), queue, group, pattern, most))
         return found
 
 
 def definition(registry: Registry, store: Callable[[], Intake]) -> Definition[Any, Any]:
-    """Return the handler that a child runs for `AGGREGATE`; `store` gives the queue in which the members wait."""
-    return Definition(AGGREGATE, _handler(registry, store), {}, None)
+    """Return the handler that a child runs for types that begin with `AGGREGATE`; `store` gives the queue of the members."""
+    return Definition(AGGREGATE.rstrip(":"), _handler(registry, store), {}, None)
 
 
 def _handler(registry: Registry, store: Callable[[], Intake]) -> Callable[..., None]:
-    def aggregate(group: str, queue: str, batch: int) -> None:
+    def aggregate(group: str, queue: str) -> None:
         known = registry.aggregator_of(group)
         if known is None:
             raise LookupError(f"no aggregator for the group {group!r} in this worker: register one")
-        while members := store()._members(batch):
+        job = current_job().id
+        while members := store()._members(job):
             task = check_task(known[0](group, members))
-            if store()._replace_members(batch, len(members), task, queue):
+            if store()._replace_members(job, len(members), task, queue):
                 return
 
     return aggregate

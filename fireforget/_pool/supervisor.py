@@ -32,7 +32,7 @@ from fireforget._pool.child import child_main
 from fireforget._pool.config import Settings
 from fireforget._pool.crew import Crew
 from fireforget._pool.enforcer import Enforcer
-from fireforget._pool.groups import AGGREGATE, Groups
+from fireforget._pool.groups import Groups, aggregates
 from fireforget._pool.helper import ForkHelper
 from fireforget._pool.notice import LOOKS, POLL_SECONDS, Notice
 from fireforget._pool.plan import Lanes
@@ -55,7 +55,8 @@ _FATAL = (SchemaTooNew, StoreReplaced, StoreCorrupt)
 _FINEST_POLL = 0.001  # poll waits in whole milliseconds, and a commit is often seen after a part of one
 _LOOK_SECONDS = 0.005  # between two looks at everything while every turn is a transaction anyway
 _LANES_SHARE, _LONGEST_LANES_SECONDS = 20, 0.05  # reading the queues takes a worker that is busy a twentieth of its time at most
-_LONGEST_PAUSE = 3600.0  # poll takes milliseconds in 32 bits; jobs may be due in years
+_LONGEST_PAUSE = 3600.0  # poll takes milliseconds in 32 bits
+_LOOK_AT_CLOCK = 1.0  # what is due is due by wall time, which jumps and goes on in a suspend; looking takes some microseconds
 _NEVER = float("inf")
 
 
@@ -248,7 +249,7 @@ class Supervisor:
         due = min(self._next_due, self._groups.next_at, self._schedules.next_at) if self._claims_now() else _NEVER
         wall_moment = min(due, self._next_expiry)
         if wall_moment < _NEVER:
-            moments.append(now + max(0.0, wall_moment - self._clock()))
+            moments.append(now + min(_LOOK_AT_CLOCK, max(0.0, wall_moment - self._clock())))
         if self._recovery.has_others:
             moments.append(self._peers_at)
         return max(0.0, min(moments) - now)
@@ -315,6 +316,8 @@ class Supervisor:
         now = self._clock()
         due = self._claims_now() and min(self._next_due, self._verdicts.next_due) <= now
         expired = min(self._next_expiry, self._verdicts.next_expiry) <= now
+        if settlement.archived or settlement.cancelled:
+            self._groups.look_soon()
         complete = self._claims_now() and min(self._groups.next_at, self._schedules.next_at) <= now
         tally = self._verdicts.tally
         tells = tally.due_at <= time.monotonic()
@@ -351,17 +354,13 @@ class Supervisor:
             self._samples.count("fireforget_results_discarded_total", (), late)
         self._crew.hand_out(rows, rooms, claims.limited.start_by)
         self._has_news = told.more
-        looks_due = (self._look_now and not looks) or told.unblocked > 0  # some may be due later
-        unsure = len(rows) < wanted and not looks and self._filled_at < began  # other queues may have filled since
+        put_off = self._look_now and not looks
+        unsure = not looks and self._filled_at < began  # other queues may have filled since
         # A job that ended may have made room for another one of its key, where the look before saw none.
-        made_room = settled and bool(claims.limited.known) and len(rows) < wanted
-        self._look_now = (
-            looks_due
-            or unsure
-            or made_room
-            or self._settings.burst
-            or (wanted > 0 and (len(rows) == wanted or claims.claimed_enough))
-        )
+        made_room = settled and bool(claims.limited.known)
+        some_left = claims.claimed_enough if len(rows) < wanted else wanted > 0
+        self._look_now = put_off or told.unblocked > 0 or some_left or self._settings.burst
+        self._look_now |= len(rows) < wanted and (unsure or made_room)
         self._trouble_logged_at = -_NEVER
         claims.check_identity()
         claims.keep_wal_small()
@@ -441,7 +440,7 @@ class Supervisor:
     def _handles(self, type: str) -> bool:
         known = self._known_types.get(type)
         if known is None:
-            own = (type == AGGREGATE and self._registry.has_aggregators) or (type == HOOK and self._registry._has_hooks)
+            own = aggregates(self._registry, type) or (type == HOOK and self._registry._has_hooks)
             own = own or self._schedules.builds(type)
             known = self._known_types[type] = own or self._registry.match(type) is not None
         return known

@@ -8,7 +8,9 @@ import threading
 import pytest
 
 from fireforget import Registry, SqliteQueue, Task, Worker, current_job
+from fireforget._pool import supervisor
 from fireforget.errors import FireforgetError, InvalidOption, WorkerError
+from fireforget.testing import ManualClock
 
 registry = Registry(retry_delay=0)
 
@@ -65,6 +67,20 @@ def test_with_a_worker_jobs_run_in_other_processes(queue):
     assert not worker.alive
     job = queue.enqueue(double.task(x=1))
     assert queue.get(job.id).state == "pending"
+
+
+def test_a_job_that_a_clock_jump_or_a_suspend_made_due_starts_soon(tmp_path, monkeypatch):
+    """A worker that slept until then by a clock that does not jump would leave it for as long as the jump was."""
+    monkeypatch.setattr(supervisor, "LOOKS", (0.0, 0.05))  # else one of the looks after the enqueue may see it by chance
+    clock = ManualClock()
+    with SqliteQueue(tmp_path / "jobs.db", clock=clock) as queue, Worker(registry, queue, concurrency=1) as worker:
+        queue.wait(queue.enqueue(double.task(x=1), retention=60).id, 5)  # its child has nothing more to say
+        job = queue.enqueue(double.task(x=21), process_in=600, retention=60)
+        loop = worker._supervisor
+        while worker.alive and (loop._next_due == float("inf") or loop._looks):
+            threading.Event().wait(0.005)
+        clock.advance(601)
+        assert queue.wait(job.id, 5).result == 42
 
 
 def test_start_and_shutdown(tmp_path, queue):

@@ -17,6 +17,10 @@ def slow(group, jobs):
     lines = [job.payload for job in jobs]
     return Task("mail:digest", {"to": group, "lines": lines}, retention=60, task_id=f"digest-{jobs[0].id}")
 
+@registry.aggregator("never:", group_max_size=2)
+def never(group, jobs):
+    raise SkipRetry("no template")
+
 @registry.task("mail:digest")
 def send(to, lines):
     note(to, *lines)
@@ -75,6 +79,19 @@ def test_an_aggregator_that_fails_is_tried_again_and_loses_nothing(site):
     (site.folder / "broken").unlink()
     site.eventually(lambda: len(site.notes()) == 2)
     assert sorted(site.notes()) == ["mail:anna a b", "mail:anna later"]
+
+
+def test_an_aggregator_that_fails_for_good_archives_its_group(site):
+    """In the transaction that archives its own job: the members never wait for a job that nobody runs."""
+    site.worker("--concurrency", 1)
+    collect(site, "never:anna", "a", "b")
+
+    def states():
+        found = site.sql("SELECT DISTINCT state FROM fireforget_jobs")
+        return found if ("archived",) in found else None
+
+    assert site.eventually(states) == [("archived",)]
+    assert site.sql("SELECT count(*) FROM fireforget_jobs") == [(3,)]
 
 
 def test_a_group_without_an_aggregator_goes_on_waiting(site):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from fireforget import Inspector, Task
+from fireforget import Inspector, Task, _sql
 from fireforget._claims import MOST_FORWARDED, Claimed, Claims, Settlement
-from fireforget.errors import DuplicateTask, SchemaTooNew, UnknownJob
+from fireforget.errors import DuplicateTask, SchemaTooNew, StoreReplaced, UnknownJob
 
 
 @pytest.fixture
@@ -148,6 +148,48 @@ def test_a_name_that_is_not_utf_8_stops_no_worker(queue, new_claims, sql, column
     assert claims.lanes() == {"default": ["t"]}
     assert sum(stats.size for stats in Inspector(queue).queues()) == 2
     assert claims.active_elsewhere() is False
+
+
+@pytest.mark.parametrize("type", ["CAST(x'703AFF' AS TEXT)", "x'703A61'"], ids=["not UTF-8", "BLOB"])
+def test_a_type_that_is_no_text_has_no_handler_even_where_its_beginning_has(queue, new_claims, sql, type):
+    """No claim would find it under the name that is read, so a worker would go on trying for ever: it warns instead."""
+    queue.enqueue(Task("p:x"))
+    sql(f"UPDATE fireforget_job SET type = {type}")
+    claims = new_claims(handles=lambda kind: kind.startswith("p:"))
+    assert claims.lanes() == {}
+    assert claims.unhandled == [("default", "p:\ufffd" if "FF" in type else "p:a")]
+    queue.enqueue(Task("p:\ufffd"))  # a legal name, if an odd one
+    assert claims.lanes() == {"default": ["p:\ufffd"]}
+
+
+@pytest.mark.parametrize("column", ["timeout", "deadline", "due", "priority", "nonce", "retry_count", "max_retry", "retention"])
+def test_a_job_whose_numbers_are_none_is_archived_and_harms_no_other(queue, claims, sql, column):
+    """Another program wrote into the table itself: nobody can run it, and everybody can still read it."""
+    queue.enqueue_many([Task("t", n) for n in range(3)])
+    sql(f"UPDATE fireforget_job SET {column} = 'abc' WHERE payload = '1'")
+    assert [job.payload for job in claim(claims)] == ["0", "2"]
+    (info,) = Inspector(queue).tasks("archived")
+    assert info.last_error == f"another program wrote into the table what is no number: {column} 'abc'"
+    assert Inspector(queue).delete_all("archived") == 1
+
+
+@pytest.mark.parametrize("statement", ["state = 1, due = 'abc'", "state = 5, expires_at = 'abc'"])
+def test_an_instant_that_is_none_never_comes(queue, claims, sql, statement):
+    """And keeps no worker from the others."""
+    queue.enqueue(Task("t"))
+    sql(f"UPDATE fireforget_job SET {statement}")
+    assert claims.next_due() == claims.next_expiry() == float("inf")
+    later = queue.enqueue(Task("t"), process_in=5)
+    assert claims.next_due() == later.next_process_at.timestamp()
+
+
+def test_a_dead_workers_job_whose_deaths_are_no_number_is_taken_over(queue, new_claims, sql):
+    """A worker that starts must get past it."""
+    dead, alive = new_claims(), new_claims()
+    queue.enqueue(Task("t"))
+    claim(dead)
+    sql("UPDATE fireforget_job SET worker_deaths = 'abc'")
+    assert alive.take_over(dead.worker, frozenset(), counts=True) == (1, 0)
 
 
 # --- settling -----------------------------------------------------------------------------------------------------------
@@ -434,6 +476,28 @@ def test_a_worker_stops_when_a_newer_program_migrated_the_file(claims, sql):
         claims.check_schema()
     sql("UPDATE fireforget_meta SET value = '2' WHERE key = 'schema_version'")
     with pytest.raises(SchemaTooNew, match="version 2: upgrade this worker"), claims.transaction():
+        claims.check_schema()
+
+
+def test_a_worker_stops_when_another_database_was_written_over_its_file(claims, sql):
+    """The file's number is the same, but what a database puts into its ids is not."""
+    sql("UPDATE fireforget_meta SET value = 'ffff' WHERE key = 'tag'")
+    with pytest.raises(StoreReplaced, match="written over"), claims.transaction():
+        claims.check_schema()
+
+
+@pytest.mark.parametrize("content", [b"garbage!" * 1000, b""], ids=["garbage", "nothing"])
+def test_a_file_that_is_no_database_any_more_was_replaced(queue, path, new_claims, content):
+    """Opening it would say that it is none; whoever had it open knows that it was one, and must not go on."""
+    claims = new_claims()
+    queue.close()
+    claims.close_thread()
+    with open(path, "r+b") as file:
+        file.truncate()
+        file.write(content)
+    with pytest.raises(StoreReplaced, match="written over"), claims.reading() as connection:
+        connection.execute(_sql.META).fetchall()
+    with pytest.raises(StoreReplaced, match="written over"), claims.transaction():
         claims.check_schema()
 
 

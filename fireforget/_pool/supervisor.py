@@ -355,15 +355,23 @@ class Supervisor:
         self._crew.hand_out(rows, rooms, claims.limited.start_by)
         self._has_news = told.more
         put_off = self._look_now and not looks
-        unsure = not looks and self._filled_at < began  # other queues may have filled since
-        # A job that ended may have made room for another one of its key, where the look before saw none.
-        made_room = settled and bool(claims.limited.known)
-        some_left = claims.claimed_enough if len(rows) < wanted else wanted > 0
-        self._look_now = put_off or told.unblocked > 0 or some_left or self._settings.burst
-        self._look_now |= len(rows) < wanted and (unsure or made_room)
+        self._look_now = (
+            put_off
+            or told.unblocked > 0
+            or self._settings.burst
+            or self._more_may_be_pending(wanted, len(rows), fresh=looks or self._filled_at >= began, settled=settled)
+        )
         self._trouble_logged_at = -_NEVER
         claims.check_identity()
         claims.keep_wal_small()
+
+    def _more_may_be_pending(self, wanted: int, claimed: int, *, fresh: bool, settled: bool) -> bool:
+        """Return whether there may be jobs to claim still after `claimed` of `wanted`; `fresh`: the queues had just been read."""
+        if claimed >= wanted:
+            return wanted > 0
+        # A job that ended may have made room for another one of its key, where the look before saw none.
+        made_room = settled and bool(self._claims.limited.known)
+        return self._claims.claimed_enough or not fresh or made_room
 
     def _rooms(self) -> dict[int, int]:
         return self._crew.rooms() if self._claims_now() else {}

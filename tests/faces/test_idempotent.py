@@ -249,7 +249,8 @@ def hold(queue, clock, key="order:7", **options):
     holder = queue.enqueue(Task("elsewhere"), **options)
     with queue._database.use() as connection, connection:
         connection.execute(
-            "INSERT INTO fireforget_worker VALUES (99, 'w', 'h', ?, ?, 'none', '{}', 1, 1, 0, '{}')", (os.getpid(), boot_id())
+            "INSERT INTO fireforget_worker VALUES (99, 'w', 'h', ?, ?, 'none', '{}', 1, 1, 0, '{}', '{}')",
+            (os.getpid(), boot_id()),
         )
         connection.execute("UPDATE fireforget_job SET state = 3, worker = 99 WHERE type = 'elsewhere'")
     with keys.changing(queue._database) as connection:

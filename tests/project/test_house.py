@@ -27,7 +27,7 @@ FLOORS = {
     # Faces: what people and shells meet; nothing depends on them.
     4: "__init__ __main__ cli _cli_changes _cli_common _cli_completion _cli_cron _cli_dashboard _cli_file _cli_groups "
     "_cli_output _cli_queues _cli_stats _cli_tasks _cli_top _cli_workers _top dashboard _dashboard _dashboard.* demo _demo_app "
-    "testing",
+    "testing _conformance",
 }
 WITHOUT_A_DATABASE = ("patterns", "_submissions", "_daemons", "registry", "periodic", "middleware", "job")
 

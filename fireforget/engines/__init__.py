@@ -20,7 +20,7 @@ from uuid import uuid4
 from fireforget import payload as json_payload
 from fireforget._context import with_passed_headers
 from fireforget._pool.child import Outcome, Runner, flush_submissions
-from fireforget.clock import to_datetime
+from fireforget.clock import Seconds, to_datetime, to_seconds
 from fireforget.errors import FireforgetError, InvalidOption, RetryLater
 from fireforget.job import Job
 from fireforget.queue_sqlite import DEFAULT_MAX_PAYLOAD
@@ -61,17 +61,21 @@ def accept(
     engine: str,
     keeps: Iterable[str],
     remedies: Mapping[str, str] | None = None,
+    timeout: Seconds | None = None,
     max_payload: int = DEFAULT_MAX_PAYLOAD,
 ) -> Accepted:
     """Check a task and the options of a call of `enqueue`, and return the answer and the message to send.
 
     `engine` is what the engine is called in errors; `keeps` are the options that it keeps, `remedies` what to do about others.
     The message has an id of its own unless the caller gave a `task_id`. A job that is enqueued inside a handler takes over
-    that one's headers, as everywhere. `max_payload` is the largest payload in bytes of JSON.
+    that one's headers, as everywhere. `timeout` is that of the call, and is only checked. `max_payload` is the largest payload
+    in bytes of JSON.
 
     Raises what `SqliteQueue.enqueue` raises for a call that is wrong, and `InvalidOption` for an option that is not kept.
     """
     check_task(task)
+    if timeout is not None:
+        to_seconds("timeout", timeout, above_minimum=True)
     overriding = check_call_options(options)
     given = merge_options(task.options, overriding) if overriding else task.options
     check_unique(given)

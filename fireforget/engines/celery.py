@@ -74,6 +74,7 @@ class CeleryEnqueuer:
 
     def __init__(self, celery_app: Celery) -> None:
         self._app = celery_app
+        self._transport: str | None = None
 
     def enqueue(self, task: Task, *, timeout: Seconds | None = None, **options: Any) -> TaskInfo:
         """Send one task and return what was sent; the broker has it when this returns.
@@ -83,9 +84,7 @@ class CeleryEnqueuer:
         that is taken; what is wrong with the call as `SqliteQueue.enqueue` does; and Celery's own errors for a broker or
         backend that does not answer.
         """
-        if timeout is not None:
-            to_seconds("timeout", timeout, above_minimum=True)
-        info, message = accept(task, options, engine="Celery", keeps=KEEPS)
+        info, message = accept(task, options, engine="Celery", keeps=KEEPS, timeout=timeout)
         priority = self._priority(message["priority"])
         self._check_retention(message["retention"])
         if "task_id" in task.options or options.get("task_id") is not None:
@@ -140,7 +139,10 @@ class CeleryEnqueuer:
 
     def _priority(self, priority: int) -> int | None:
         """Return a priority in the broker's terms: in Redis 0 is the highest, and there are as many as `priority_steps`."""
-        transport = self._app.connection_for_write().transport.driver_type
+        if self._transport is None:
+            with self._app.connection_for_write() as connection:
+                self._transport = connection.transport.driver_type
+        transport = self._transport
         if transport == "redis":
             steps = (self._app.conf.broker_transport_options or {}).get("priority_steps", _REDIS_STEPS)
             if priority not in PRIORITIES or PRIORITIES[-1] - priority not in steps:

@@ -240,3 +240,21 @@ def test_what_was_relayed_runs_there_with_the_same_registry(site, outbox):
     relay.join()
     assert [run.outcome for run in drain(outbox.engine, registry)] == ["completed"]
     assert ran == [7]
+
+
+def test_a_call_that_does_not_come_back_is_given_up_and_costs_no_attempt(site, outbox):
+    """An engine behind a dead connection holds up the relay for its limit, and not for ever."""
+    site.release("hangs")
+    job = site.enqueue("mail:send", max_retry=0)
+    relay = site.script(
+        "from app import registry, make\n"
+        "from fireforget.relay import Relay\n"
+        "from fireforget._pool import handover\n"
+        "handover.RUN_SECONDS, handover.default_delay = 0.3, lambda n: 0.0\n"
+        f"Relay(registry, {str(site.db)!r}, make).run()\n"
+    )
+    site.hear("hangs")
+    (site.folder / "hangs").unlink()
+    site.eventually(lambda: outbox.delivered(job))
+    site.eventually(outbox.is_empty)
+    assert relay.stop() == 0

@@ -26,7 +26,7 @@ from fireforget._pool.control import Worker
 from fireforget._pool.supervisor import Supervisor
 from fireforget._pool.verdicts import Row
 from fireforget.enqueuer import Enqueuer
-from fireforget.errors import FireforgetError, InvalidTask, SkipRetry, TaskIDConflict
+from fireforget.errors import ChildDied, FireforgetError, InvalidTask, JobTimeout, SkipRetry, TaskIDConflict, WorkerError
 from fireforget.job import Job, current_job
 from fireforget.middleware import CallNext, describe, metrics, recovery, tracing
 from fireforget.registry import Definition, Reactions, Registry
@@ -43,10 +43,12 @@ LONGEST_DELAY = 300.0
 """Seconds after which a job is tried again at the latest that is refused while others are taken."""
 
 _FIRST_PAUSE = 0.1
+_SOON = 1.0
 _LOG_SECONDS = 60.0
 _MOST_REMEMBERED = 1000  # jobs whose failures a child remembers
 _PAYLOAD, _RETRY_COUNT, _MAX_RETRY, _TIMEOUT, _DEADLINE, _PRIORITY, _RETENTION = 4, 6, 7, 8, 9, 13, 14
-_OWN = 16  # beyond the columns of a claimed row: the job's own timeout and retention
+_HAS_STEPS, _LINKED = 15, 16
+_OWN = 17  # beyond the columns of a claimed row: the job's own timeout and retention
 
 MakeEnqueuer = Callable[[], Enqueuer]
 
@@ -105,6 +107,8 @@ def registry_of(registry: Registry, make: MakeEnqueuer) -> Registry:
     )
     line = _Line(make)
     for pattern, definition in registry.definitions.items():
+        if definition.transaction_timeout is not None:
+            raise WorkerError(f"{definition!r} is transactional, which takes this file: relay a registry without it")
         own = Reactions(_is_failure, definition.on_failure, definition.on_archived, False)
         made._definitions[pattern] = _Handler(pattern, line.hand_on, {}, None, own)
     made._prefixes = list(registry._prefixes)
@@ -118,7 +122,10 @@ def _is_failure(error: BaseException) -> bool:
 
 
 def _delay(retry_count: int, error: BaseException) -> float:
-    return error.seconds if isinstance(error, NotTaken) else default_delay(retry_count)
+    """Return when to try again: soon where a call hung or a child was killed; as elsewhere for an aggregator that failed."""
+    if isinstance(error, NotTaken):
+        return error.seconds
+    return _SOON if isinstance(error, ChildDied | JobTimeout) else default_delay(retry_count)
 
 
 def _logging(job: Job, call_next: CallNext) -> Any:
@@ -140,7 +147,14 @@ class _Handler(Definition[Any, Any]):
 
     def call(self, payload: Any) -> Any:
         """Hand on the running job."""
-        self.function(_task_of(current_job()))
+        job = current_job()
+        if job._row[_LINKED] is not None:
+            raise SkipRetry(
+                "not relayed: it waits for other jobs, or they for it, which only the file keeps: leave it to a worker"
+            )
+        if job._row[_HAS_STEPS]:
+            raise SkipRetry("not relayed: it has stored steps, which only the file keeps: leave it to a worker")
+        self.function(_task_of(job))
 
 
 def _task_of(job: Job) -> Task:

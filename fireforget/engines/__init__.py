@@ -212,7 +212,7 @@ def _row_of(message: Message) -> tuple[Any, ...]:
     return (
         0, 0, message["type"], message["queue"], None if payload is None else json_payload.encode(payload),
         json_payload.encode(headers) if headers else None, message["retry_count"], message["max_retry"], message["timeout"],
-        message["deadline"], 0, message["id"], message["due"], message["priority"], 1.0, 0,
+        message["deadline"], 0, message["id"], message["due"], message["priority"], 1.0, 0, None,
     )  # fmt: skip
 
 
@@ -220,6 +220,7 @@ class _Host:
     """Where a handler runs that no worker of ours runs: there is no file."""
 
     tag = ""
+    worker = 0
 
     def __init__(self, registry: Registry, report: Callable[[str, Any], None] | None) -> None:
         self.registry = registry
@@ -235,6 +236,9 @@ class _Host:
             self.result = value
         if self._report is not None:
             self._report(kind, value)
+
+    def database(self) -> Any:
+        return self.store()
 
     def store(self) -> Any:
         raise FireforgetError("this handler runs on another engine, and what it asks for takes the file: run it in a worker")

@@ -221,8 +221,10 @@ def install(registry: Registry, celery_app: Celery) -> None:
     if getattr(celery_app, _REGISTRY, registry) is not registry:
         raise RegistrationError(f"{celery_app!r} has the handlers of another registry already: one registry an application")
     for definition in registry.definitions.values():
-        if getattr(definition, "transactional", False):
+        if definition.transaction_timeout is not None:
             raise RegistrationError(f"{definition!r} is transactional, which takes the file: leave it to a worker")
+        if definition.limits is not None:
+            raise RegistrationError(f"{definition!r} has a concurrency or rate, which takes the file: leave it to a worker")
     setattr(celery_app, _REGISTRY, registry)
     for definition in registry.definitions.values():
         _install(definition, registry, celery_app)

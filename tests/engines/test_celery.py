@@ -172,6 +172,7 @@ def test_celery_keeps_what_enqueuers_promise(celery):
     [
         ({"unique_for": 60}, r"unique_for=60\.0: Celery cannot keep this: enqueue it in a SqliteQueue"),
         ({"group": "all"}, "group='all': Celery cannot keep this"),
+        ({"after": ["an-id"]}, "after=.*: Celery cannot keep this"),
         ({"priority": 5}, "priority=5: Celery keeps 0, 3, 6, 9 on Redis: broker_transport_options has priority_steps"),
         ({"priority": 10}, "priority=10"),
         ({"retention": timedelta(days=30)}, "retention=.*result_expires, 86400 s: set that to as much"),
@@ -196,6 +197,18 @@ def test_an_application_of_celery_has_one_registry(celery):
     """Two handlers for one type would be found out by chance."""
     with pytest.raises(RegistrationError, match="another registry already"):
         install(Registry(), celery.app)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"transactional": True}, "transactional"), ({"rate": "1/s"}, "concurrency or rate")]
+)
+def test_handlers_that_take_the_file_are_refused(options, said):
+    """When the program starts, not when the first job fails."""
+    registry, app = Registry(), Celery("refused", broker="memory://", set_as_current=False)
+    registry.task("file", **options)(lambda: None)
+    with pytest.raises(RegistrationError, match=said):
+        install(registry, app)
+    app.close()
 
 
 def test_handlers_run_as_in_a_worker(celery, start_worker, tmp_path):

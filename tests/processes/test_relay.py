@@ -132,8 +132,12 @@ def test_what_the_engine_refuses_for_good_is_archived_and_what_is_odd_holds_up_n
     jobs = [site.enqueue("mail:send") for _ in range(20)]
     relay = outbox.relay()
     site.eventually(lambda: all(outbox.delivered(job) for job in jobs))
+    first = site.enqueue("mail:send", process_in=0.1)
+    linked = site.enqueue("mail:send", after=[first])
     info = site.state_is(refused, "archived")
     assert info.last_error == "SkipRetry: not relayed: InvalidOption: colour='red': paint it elsewhere"
+    assert "only the file keeps: leave it to a worker" in site.state_is(first, "archived").last_error
+    assert site.eventually(lambda: site.queue.get(linked).state in ("archived", "cancelled"))
     assert site.queue.get(odd).state in ("retry", "pending", "active")
     assert site.queue.get(odd).retry_count == 0
     assert relay.stop() == 0
@@ -250,7 +254,7 @@ def test_a_call_that_does_not_come_back_is_given_up_and_costs_no_attempt(site, o
         "from app import registry, make\n"
         "from fireforget.relay import Relay\n"
         "from fireforget._pool import handover\n"
-        "handover.RUN_SECONDS, handover.default_delay = 0.3, lambda n: 0.0\n"
+        "handover.RUN_SECONDS = 0.3\n"
         f"Relay(registry, {str(site.db)!r}, make).run()\n"
     )
     site.hear("hangs")

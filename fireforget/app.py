@@ -18,9 +18,21 @@ def load_registry(app: str) -> Registry:
 
     Raises `AppError`.
     """
-    module_name, separator, attribute = app.partition(":")
+    target = load(app, "APP", "registry", "shop.jobs")
+    if not isinstance(target, Registry):
+        raise AppError(f"APP {app!r} is {type(target).__name__}, not a Registry{_suggestion(app.partition(':')[0])}")
+    return target
+
+
+def load(name: str, flag: str, meant: str, example: str) -> object:
+    """Import `module:name` and return what has that name, as the command line's `flag` wants; raises `AppError`.
+
+    `meant` is what it is most often called, `example` a module's name, for the message.
+    """
+    module_name, separator, attribute = name.partition(":")
     if not separator or not module_name or not attribute or _is_file_name(module_name):
-        raise AppError(f"APP is {app!r} and must be module:registry, such as {_meant(app) or 'shop.jobs:registry'}")
+        likely = _meant(name, meant) or f"{example}:{meant}"
+        raise AppError(f"{flag} is {name!r} and must be module:{meant}, such as {likely}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -28,20 +40,19 @@ def load_registry(app: str) -> Registry:
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and _is_part_of(error.name, module_name):
             raise AppError(
-                f"APP {app!r} cannot be imported: {error.msg}. It means the variable {attribute!r} of the module "
+                f"{flag} {name!r} cannot be imported: {error.msg}. It means the variable {attribute!r} of the module "
                 f"{module_name!r}, searched from {os.getcwd()}: cd to the application's folder, or set PYTHONPATH to it"
             ) from error
         raise AppError(
-            f"APP {app!r} cannot be imported. It means the variable {attribute!r} of the module {module_name!r}, searched from "
-            f"{os.getcwd()}.\n{_own_traceback(error)}"
+            f"{flag} {name!r} cannot be imported. It means the variable {attribute!r} of the module {module_name!r}, searched "
+            f"from {os.getcwd()}.\n{_own_traceback(error)}"
         ) from error
     for part in attribute.split("."):
         try:
             target = getattr(target, part)
         except AttributeError:
-            raise AppError(f"APP {app!r}: the module {module_name!r} has no {attribute!r}{_suggestion(module_name)}") from None
-    if not isinstance(target, Registry):
-        raise AppError(f"APP {app!r} is {type(target).__name__}, not a Registry{_suggestion(module_name)}")
+            hint = _suggestion(module_name) if meant == "registry" else ""
+            raise AppError(f"{flag} {name!r}: the module {module_name!r} has no {attribute!r}{hint}") from None
     return target
 
 
@@ -49,7 +60,7 @@ def _is_file_name(module_name: str) -> bool:
     return module_name.endswith(".py") or os.sep in module_name
 
 
-def _meant(app: str) -> str:
+def _meant(app: str, attribute_meant: str) -> str:
     """Return what was most likely meant by a name of the wrong form; "" when that cannot be told."""
     path, _, attribute = app.partition(":")
     is_file = _is_file_name(path)
@@ -58,7 +69,7 @@ def _meant(app: str) -> str:
         return ""
     if not attribute and not is_file and len(parts) > 1 and not _exists(parts):
         attribute = parts.pop()
-    return f"{'.'.join(parts)}:{attribute or 'registry'}"
+    return f"{'.'.join(parts)}:{attribute or attribute_meant}"
 
 
 def _exists(parts: list[str]) -> bool:

@@ -3,9 +3,9 @@
 Exit codes: 0 done, 1 said no (no such job or queue, a state that does not allow it, an answer that was no), 2 misused or could
 not start; the latter two with one line on standard error.
 
-The commands stand in `_cli_stats`, `_cli_queues`, `_cli_tasks`, `_cli_changes`, `_cli_groups`, `_cli_workers`, `_cli_cron`,
-`_cli_top`, `_cli_file`, `_cli_dashboard` and `_cli_completion`; what they share in `_cli_common`, how they read in `_cli_parser`,
-how they print in `_cli_output`. Another one is a file that adds itself to `parser` below.
+The commands stand in `_cli_stats`, `_cli_queues`, `_cli_tasks`, `_cli_changes`, `_cli_groups`, `_cli_workers`, `_cli_relay`,
+`_cli_cron`, `_cli_top`, `_cli_file`, `_cli_dashboard` and `_cli_completion`; what they share in `_cli_common`, how they read in
+`_cli_parser`, how they print in `_cli_output`. Another one is a file that adds itself to `parser` below.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from fireforget._cli_groups import add_group_list
 from fireforget._cli_output import print_table, printable
 from fireforget._cli_parser import DEFAULT_DB, Parser, prog
 from fireforget._cli_queues import add_queue
+from fireforget._cli_relay import add_relay
 from fireforget._cli_stats import add_stats
 from fireforget._cli_tasks import add_enqueue, add_task
 from fireforget._cli_top import add_top
@@ -114,6 +115,7 @@ def parser() -> argparse.ArgumentParser:
     demo = add_command(commands, "demo", _demo, "watch real work flow through a queue", "demo ~/notes")
     demo.add_argument("folder", nargs="?", metavar="FOLDER", help="text files to index (default: the standard library's sources)")
     add_worker_list(commands)
+    add_relay(commands)
     add_enqueue(commands)
     add_stats(commands)
     add_top(commands)

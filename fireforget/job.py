@@ -63,6 +63,7 @@ class Job:
         "_open_effects",
         "_read_needs",
         "_report",
+        "_row",
         "_store",
         "_unix_deadline",
         "id",
@@ -98,6 +99,9 @@ class Job:
     """Its handler's definition; whoever runs it sets this, unless there is none."""
     _judged: tuple[BaseException, bool]
     """What `is_failure` said of which error, once it was asked."""
+
+    _row: tuple[Any, ...]
+    """All that was claimed of it, for a definition that takes that."""
 
     def __init__(
         self,

@@ -48,6 +48,12 @@ def task_processed(task_type: str, task_id: str, queue: str, retry_count: int, d
     _log(logging.INFO, "task processed", task_type, task_id, queue, retry_count, duration, True, trace_id)
 
 
+def task_relayed(task_type: str, task_id: str, queue: str, duration: float) -> None:
+    """Log that a job was handed to another engine; `duration` in seconds."""
+    if wants_info():
+        _log(logging.INFO, "task relayed", task_type, task_id, queue, 0, duration, True, None)
+
+
 def task_failed(
     task_type: str, task_id: str, queue: str, retry_count: int, duration: float, error: str, trace_id: str | None = None
 ) -> None:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fireforget import payload as json_payload
 from fireforget._claims import HOOK, MOST_EXPIRED, MOST_FORWARDED, Claimed, Claims
+from fireforget._conformance import check_enqueuer
 from fireforget._db import DEFAULT_PATIENCE, Database, translated
 from fireforget._effects import HandlersDatabase
 from fireforget._pool import hooks
@@ -59,7 +60,7 @@ from fireforget.queue_sqlite import Row as NewRow
 from fireforget.registry import Definition, Registry
 from fireforget.task import Progress, State, Task, TaskInfo, check_call_options, check_task
 
-__all__ = ["FinishedRun", "ManualClock", "Outcome", "RecordingEnqueuer", "drain", "tick"]
+__all__ = ["FinishedRun", "ManualClock", "Outcome", "RecordingEnqueuer", "check_enqueuer", "drain", "tick"]
 
 Outcome = Literal["completed", "retry", "archived", "postponed", "revoked", "cancelled"]
 """What became of a run: it succeeded; it failed and is tried again; it failed for good, or its deadline had passed; it raised

@@ -7,48 +7,51 @@ not start, each with one clear line. Nothing is defined here that a child would 
 import argparse
 import logging
 import os
-import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fireforget import logs
-from fireforget._cli_parser import DEFAULT_DB, Parser, a_count, a_duration, nearest, prog
-from fireforget._pool.config import DEFAULT_METRICS_INTERVAL, DEFAULT_QUEUES, DEFAULT_SHUTDOWN_TIMEOUT
+from fireforget._cli_parser import DEFAULT_DB, Parser, nearest, prog
 from fireforget._pool.control import Worker
+from fireforget._worker_flags import add_db_flag, add_worker_flags, settings_of
 from fireforget.app import AppError, load_registry
 from fireforget.errors import FireforgetError
 
-__all__ = ["Worker", "main"]
+__all__ = ["DEFAULT_DB", "Worker", "main", "parser", "work"]
 
 _CALLED = "python -m fireforget.worker"
 
 
 def main(argv: Sequence[str] | None = None, *, called: str = _CALLED) -> int:
     """Run a worker as the command line says; return the exit code. `called` is what its help calls it."""
-    arguments = parser(called).parse_args(argv)
+    return work(parser(called).parse_args(argv), _worker_of)
+
+
+def work(arguments: argparse.Namespace, make: Callable[[argparse.Namespace], Worker], *, speaker: str = "worker") -> int:
+    """Run the worker that `make` makes of the flags until it ends; return the exit code. `speaker` begins lines of trouble."""
     logs.configure(arguments.log_level, arguments.log_format)
     early = _EarlyStop()
     for number in (signal.SIGTERM, signal.SIGINT):  # until `Worker.run` takes them over; an import may take its time
         signal.signal(number, early.ask)
     try:
-        early.worker = worker = _worker_of(arguments)
+        early.worker = worker = make(arguments)
         if early.asked:
             return 0
         worker.open()
     except AppError as error:
-        return _refuse(f"{error}{_list_hint(arguments.app)}")
+        return _refuse(speaker, f"{error}{_list_hint(arguments.app)}")
     except (FireforgetError, OSError) as error:
-        return _refuse(str(error))
+        return _refuse(speaker, str(error))
     try:
         worker.run()
     except FireforgetError as error:
-        print(f"fireforget worker: cannot go on: {error}", file=sys.stderr)
+        print(f"fireforget {speaker}: cannot go on: {error}", file=sys.stderr)
         return 1
     except Exception as error:
         logging.getLogger("fireforget.worker").debug("unexpected error", exc_info=True)
         print(
-            f"fireforget worker: cannot go on: unexpected {type(error).__name__}: {error} (see --log-level debug)",
+            f"fireforget {speaker}: cannot go on: unexpected {type(error).__name__}: {error} (see --log-level debug)",
             file=sys.stderr,
         )
         return 1
@@ -81,72 +84,12 @@ def parser(called: str = _CALLED) -> argparse.ArgumentParser:
     )
     parser.add_argument("app", metavar="APP", help="the registry, as module:name")
     add_db_flag(parser)
-    add = parser.add_argument
-    add("--concurrency", type=a_count, metavar="N", help="child processes (default: the number of CPUs)")
-    add("--threads", type=a_count, default=1, metavar="N", help="jobs at once in each child (default: 1)")
-    queues = ",".join(f"{name}={weight}" for name, weight in DEFAULT_QUEUES.items())
-    add("--queues", type=_queues, metavar="NAME=WEIGHT,...", help=f"queues to serve, with weights (default: {queues})")
-    add("--strict-priority", action="store_true", help="heavier queues first, always")
-    add("--burst", action="store_true", help="exit once nothing that it can run is pending, active or due")
-    add("--metrics-file", metavar="PATH", help="write metrics for Prometheus there")
-    add(
-        "--metrics-interval",
-        type=a_duration,
-        metavar="S",
-        help=f"at most so often: 30, 30s, 1m (default: {DEFAULT_METRICS_INTERVAL:g})",
-    )
-    add(
-        "--shutdown-timeout",
-        type=a_duration,
-        metavar="S",
-        help=f"for running jobs at a stop: 30, 30s, 5m (default: {DEFAULT_SHUTDOWN_TIMEOUT:g})",
-    )
-    add("--max-tasks-per-child", type=a_count, metavar="N", help="replace a child after N jobs")
-    add("--max-rss-mb", type=a_count, metavar="N", help="replace a child that uses more than N MiB")
-    levels = ("debug", "info", "warning", "error", "critical")
-    add("--log-level", type=str.lower, choices=levels, default="info", help="default: info")
-    add("--log-format", choices=("text", "json"), default="text", help="default: text")
+    add_worker_flags(parser)
     return parser
 
 
-def add_db_flag(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that every command has."""
-    default = os.environ.get("FIREFORGET_DB") or DEFAULT_DB
-    parser.add_argument("--db", default=default, metavar="PATH", help=f"database; also FIREFORGET_DB (default: {DEFAULT_DB})")
-
-
-def _queues(text: str) -> dict[str, int]:
-    weights: dict[str, int] = {}
-    for part in text.split(","):
-        name, separator, weight = part.strip().rpartition("=")
-        if not separator:
-            name, weight = part.strip(), "1"
-        if not separator and (colon := re.fullmatch(r"(.+):(\d+)", name)):
-            raise argparse.ArgumentTypeError(
-                f"write {colon[1]}={colon[2]} for a weight, or {name}=1 for a queue that is called {name!r}"
-            )
-        if not name or not weight.isdecimal() or name in weights:
-            raise argparse.ArgumentTypeError(f"{part!r} is not NAME=WEIGHT, such as critical=6, each name once")
-        weights[name] = int(weight)
-    return weights
-
-
 def _worker_of(arguments: argparse.Namespace) -> Worker:
-    registry = load_registry(arguments.app)
-    return Worker(
-        registry,
-        arguments.db,
-        concurrency=arguments.concurrency,
-        threads=arguments.threads,
-        queues=arguments.queues,
-        strict_priority=arguments.strict_priority,
-        burst=arguments.burst,
-        metrics_file=arguments.metrics_file,
-        metrics_interval=arguments.metrics_interval,
-        shutdown_timeout=arguments.shutdown_timeout,
-        max_tasks_per_child=arguments.max_tasks_per_child,
-        max_rss_mb=arguments.max_rss_mb,
-    )
+    return Worker(load_registry(arguments.app), arguments.db, **settings_of(arguments))
 
 
 def _list_hint(app: str) -> str:
@@ -154,8 +97,8 @@ def _list_hint(app: str) -> str:
     return f"; to list workers: {prog()} worker list" if ":" not in app and nearest(app, ["list"]) else ""
 
 
-def _refuse(message: str) -> int:
-    print(f"fireforget worker: {message}", file=sys.stderr)
+def _refuse(speaker: str, message: str) -> int:
+    print(f"fireforget {speaker}: {message}", file=sys.stderr)
     return 2
 
 

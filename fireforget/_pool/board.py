@@ -45,6 +45,7 @@ except ImportError:  # Windows: there is no worker there, and `Worker` says so
     fcntl = None  # type: ignore[assignment]
 
 _MAGIC = b"ffboard1"
+_MAGIC_OF_RELAY = b"ffrelay1"  # nothing that runs there is to blame for a death
 _HEADER = struct.Struct("<8sQQ")  # magic, slots, threads
 _HEADER_WORDS = 8
 _SLOT_WORDS = 8
@@ -87,14 +88,18 @@ class Board:
         self.doubles = memoryview(self._map).cast("d")
 
     @classmethod
-    def create(cls, database_path: str, slots: int, threads: int) -> "Board":
-        """Create a worker's file beside the database and take its lock; raises `OSError`."""
+    def create(cls, database_path: str, slots: int, threads: int, *, blames: bool = True) -> "Board":
+        """Create a worker's file beside the database and take its lock; raises `OSError`.
+
+        `blames` says whether the worker's death counts against the jobs that ran: it does where handlers ran, and does not where
+        jobs were handed on.
+        """
         path = f"{database_path}-worker-{secrets.token_hex(4)}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _allocate(descriptor, _size_with_rings(slots, threads))
-            os.pwrite(descriptor, _HEADER.pack(_MAGIC, slots, threads), 0)
+            os.pwrite(descriptor, _HEADER.pack(_MAGIC if blames else _MAGIC_OF_RELAY, slots, threads), 0)
             return cls(path, descriptor, slots, threads)
         except BaseException:
             os.close(descriptor)
@@ -284,7 +289,7 @@ class DeadBoard:
         self._descriptor = descriptor
 
     def running_jobs(self) -> frozenset[int]:
-        """Return the numbers of the jobs that were running when the worker died; none when the file is not readable."""
+        """Return the numbers of the jobs that were running when the worker died; none of a relay, or when nobody can tell."""
         content = os.pread(self._descriptor, 16 * 1024 * 1024, 0)
         if len(content) < _HEADER.size:
             return frozenset()

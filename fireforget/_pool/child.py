@@ -156,6 +156,8 @@ class Runner:
         if deadline is not None and deadline <= now:
             return self._expire(job)
         job._definition = definition
+        if definition._takes_row:
+            job._row = row
         self.index = index
         self.job = job
         self._row = row

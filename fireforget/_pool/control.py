@@ -35,6 +35,8 @@ class Worker:
     Raises `InvalidOption` for a setting that cannot be one.
     """
 
+    _supervisor_class = Supervisor
+
     def __init__(
         self,
         registry: Registry,
@@ -65,7 +67,7 @@ class Worker:
             max_tasks_per_child=max_tasks_per_child,
             max_rss_mb=max_rss_mb,
         )
-        self._supervisor = Supervisor(registry, self.settings, queue)
+        self._supervisor = self._supervisor_class(registry, self.settings, queue)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._opened = False

@@ -63,6 +63,9 @@ _NEVER = float("inf")
 class Supervisor:
     """A worker at work. Everything but `request`, the enforcer and the bookkeeper runs on one thread."""
 
+    _blames = True
+    """Whether a death of this worker counts against the jobs that were running."""
+
     def __init__(self, registry: Registry, settings: Settings, queue: "SqliteQueue | str | os.PathLike[str]") -> None:
         self._registry = registry
         self._settings = settings
@@ -104,7 +107,7 @@ class Supervisor:
         _db.check_place(path)
         with _opening:
             try:
-                self._board = Board.create(path, settings.concurrency * 2, settings.threads)
+                self._board = Board.create(path, settings.concurrency * 2, settings.threads, blames=self._blames)
             except OSError as error:
                 raise WorkerError(f"{path}: the worker's lock file cannot be created beside it ({error.strerror})") from error
             self._helper = ForkHelper.start(child_main(self._registry, settings, self._board))

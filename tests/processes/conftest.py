@@ -193,11 +193,15 @@ class Site:
 
     def worker(self, *flags, ready=True, **how):
         """Start a worker and wait until it is at work."""
-        worker = WorkerProcess(self.command(*flags, **how), self.folder, self.env)
-        self._workers.append(worker)
+        worker = self.worker_of(self.command(*flags, **how))
         if ready:
             worker.wait_log(" started: ")
         return worker
+
+    def worker_of(self, command):
+        """Start a command that works as a worker does."""
+        self._workers.append(WorkerProcess(command, self.folder, self.env))
+        return self._workers[-1]
 
     def script(self, source):
         """Start a program that embeds a worker."""

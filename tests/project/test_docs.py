@@ -11,6 +11,7 @@ fences are run command by command; how, and which kinds are only checked to exis
 """
 
 import argparse
+import ast
 import dataclasses
 import importlib
 import importlib.util
@@ -49,11 +50,13 @@ from fireforget import (
     cli,
     current_job,
     dashboard,
+    engines,
     errors,
     inspector,
     logs,
     middleware,
     patterns,
+    relay,
     task,
     testing,
     worker,
@@ -309,7 +312,9 @@ def resolve(dotted: str) -> Any:
         except AttributeError:
             try:
                 target = importlib.import_module(path)
-            except ImportError:
+            except ImportError as error:
+                if error.name == part:  # an extra that is not installed: that there is such a module is all to be seen
+                    return None
                 raise AttributeError(f"{dotted} does not exist") from None
     return target
 
@@ -350,6 +355,7 @@ def parameters() -> set[str]:
     names = {*task._CHECKS, *OF_A_HANDLER_ALONE, "run_timeout"}
     public = [(fireforget, name) for name in fireforget.__all__] + [(testing, name) for name in testing.__all__]
     public += [(patterns, "configure"), (registry_module, "Definition"), (dashboard, "application")]
+    public += [(engines, name) for name in engines.__all__] + [(relay, "Relay")]
     for home, name in public:
         thing = getattr(home, name)
         callables = [thing, *(member for _, member in inspect.getmembers(thing, inspect.isfunction))] if callable(thing) else []
@@ -359,6 +365,15 @@ def parameters() -> set[str]:
             except (TypeError, ValueError):
                 continue
     return names
+
+
+CLASSES_OF_EXTRAS = {
+    node.name
+    for path in (ROOT / "fireforget" / "engines").glob("*.py")
+    for node in ast.parse(path.read_text(encoding="utf-8")).body
+    if isinstance(node, ast.ClassDef)
+}
+"""Classes in modules that need an extra, which is not installed everywhere."""
 
 
 @every_document
@@ -371,8 +386,9 @@ def test_every_argument_and_class_in_a_document_exists(document: Path) -> None:
         for name in re.findall(r"(?:^|[(, ])([a-z_]\w*)=(?!=)", call[1] if call else ""):
             assert name in known, f"`{span}`: nothing takes {name}="
         if re.fullmatch(r"(?:[A-Z][a-z]+){2,}", span):
-            homes = (fireforget, testing, registry_module, middleware, app, errors, inspector, logs)
-            assert span in builtin or any(hasattr(home, span) for home in homes), f"`{span}` does not exist"
+            homes = (fireforget, testing, registry_module, middleware, app, errors, inspector, logs, relay, engines)
+            there = span in builtin | CLASSES_OF_EXTRAS or any(hasattr(home, span) for home in homes)
+            assert there, f"`{span}` does not exist"
 
 
 @every_document
@@ -390,7 +406,7 @@ def test_every_command_in_the_text_of_a_document_exists(document: Path) -> None:
         elif words[:2] == ["python", "-m"]:
             assert importlib.util.find_spec(words[2]), f"`{span}`: there is no such module"
         for flag in re.findall(r"(?<!\w)--[a-z][a-z-]+", span):
-            known = flag in worker_flags() or flag in ("--json", "--read-only") or words[0] == "python"
+            known = flag in worker_flags() or flag in ("--json", "--read-only", "--to") or words[0] == "python"
             assert known, f"`{span}`: there is no flag {flag}"
 
 

@@ -1,18 +1,20 @@
 """Makes the pictures of the dashboard in docs/images: a demo queue, a real worker, a real browser.
 
-    python docs/make_screenshots.py [--jobs N] [--keep FOLDER]
+    python docs/make_screenshots.py [--jobs N] [--all FOLDER]
 
 It needs Debian's `chromium` and `chromium-driver`. `--jobs` is how many jobs wait in the queue: try 0, 3 and 1,000,000 and look
-at what becomes of the page. The pictures are written to docs/images, or to the folder of `--keep`.
+at what becomes of the page. With `--all` all pages, on a phone too, are written to another folder.
 """
 
 import argparse
+import linecache
 import logging
 import random
+import sqlite3
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -81,6 +83,9 @@ def fill(queue: SqliteQueue, jobs: int) -> str:
     logging.disable(logging.CRITICAL)
     testing.drain(queue, registry)
     logging.disable(logging.NOTSET)
+    remember(queue.path, jobs)
+    first = queue.enqueue(Task("report:collect", {"year": 2026}), process_in=7200)
+    queue.enqueue(Task("report:send", {"year": 2026}), after=[first.id])
     for number in range(min(jobs, 12)):
         queue.enqueue(Task("news:line", {"text": f"line {number}"}, group=f"news:reader-{number % 3}"))
     queue.enqueue(Task("image:resize", {"path": "uploads/<script>alert(1)</script>.png"}, process_in=timedelta(days=1)))
@@ -88,6 +93,16 @@ def fill(queue: SqliteQueue, jobs: int) -> str:
         many = [mail(number) for number in range(at, min(jobs, at + 10_000))]
         queue.enqueue_many(many)
     return failed.id
+
+
+def remember(path: str, jobs: int) -> None:
+    """Store what a month of work would have left in the history."""
+    today = int(time.time() // 86400)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for age in range(1, 30 if jobs else 0):
+            processed = round(jobs * (1 if (today - age) % 7 < 5 else 0.3) * random.uniform(0.7, 1.3))
+            day = {"day": today - age, "processed": processed, "failed": round(processed * random.uniform(0, 0.06))}
+            connection.execute("INSERT INTO fireforget_day VALUES ('critical', :day, :processed, :failed)", day)
 
 
 def mail(number: int) -> Task:
@@ -110,36 +125,54 @@ def pages(failed: str) -> dict[str, str]:
     }
 
 
+def as_of_an_application() -> None:
+    """Have tracebacks name the file of an application, not the place of this script."""
+    linecache.cache["shop/jobs.py"] = (
+        1,
+        None,
+        Path(__file__).read_text(encoding="utf-8").splitlines(keepends=True),
+        "shop/jobs.py",
+    )
+    for function in (resize, build):
+        function.function.__code__ = function.function.__code__.replace(co_filename="shop/jobs.py")
+
+
+IN_DOCS = ("overview", "job", "dark")
+
+
 def main() -> None:
     """Make them."""
+    as_of_an_application()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=2500)
-    parser.add_argument("--keep", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--all", type=Path, metavar="FOLDER")
     parser.add_argument("--seconds", type=float, default=30, help="how long the plots have to grow")
     arguments = parser.parse_args()
     if Browser.find() is None:
         raise SystemExit("there is no chromium with its chromedriver: apt-get install chromium chromium-driver")
-    arguments.keep.mkdir(parents=True, exist_ok=True)
+    folder_of_pictures = arguments.all or ROOT / "docs" / "images"
+    folder_of_pictures.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, SqliteQueue(Path(folder) / "shop.db", durability="normal") as queue:
         failed = fill(queue, arguments.jobs)
         for _ in range(min(arguments.jobs, 2)):
             queue.enqueue(report.task())
-        worker = Worker(registry, queue, concurrency=2) if arguments.jobs else nullcontext()
+        worker = Worker(registry, queue, concurrency=4) if arguments.jobs else nullcontext()
         with worker, Server(application(queue)) as server, Browser(1280, 860) as browser:
             browser.open(server.url)
             time.sleep(arguments.seconds)
-            take(browser, server.url, pages(failed), arguments.keep)
+            take(browser, server.url, pages(failed), folder_of_pictures, whole=arguments.all is not None)
 
 
-def take(browser: Browser, url: str, shown: dict[str, str], folder: Path) -> None:
+def take(browser: Browser, url: str, shown: dict[str, str], folder: Path, *, whole: bool) -> None:
     """Save a picture of each page; of some in dark colours and on a phone too."""
     for name, page in shown.items():
-        save(browser, url + page, folder / f"dashboard-{name}.png")
+        if whole or name in IN_DOCS:
+            save(browser, url + page, folder / f"dashboard-{name}.png")
     browser.run("localStorage.setItem('fireforget-theme', 'dark')")
     save(browser, f"{url}#/", folder / "dashboard-dark.png")
     browser.run("localStorage.removeItem('fireforget-theme')")
     browser.resize(500, 900)
-    for name in ("overview", "archived", "job"):
+    for name in shown if whole else ():
         save(browser, url + shown[name], folder / f"dashboard-phone-{name}.png")
 
 

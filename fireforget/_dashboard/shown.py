@@ -8,7 +8,7 @@ import json
 from datetime import datetime
 from typing import Any
 
-from fireforget.inspector import Attempt, GroupInfo, QueueStats, ScheduleEvent, ScheduleInfo, WorkerInfo
+from fireforget.inspector import Attempt, GroupInfo, Need, QueueStats, ScheduleEvent, ScheduleInfo, Step, WorkerInfo
 from fireforget.task import TaskInfo
 
 LINE = 200
@@ -91,6 +91,18 @@ def attempt(one: Attempt) -> dict[str, Any]:
         "error": cut(one.error, WHOLE),
         "traceback": None if one.traceback is None else cut(one.traceback, WHOLE),
     }
+
+
+def step(one: Step) -> dict[str, Any]:
+    """Return a step whose result is stored."""
+    result = cut(json_text(one.result), LINE)
+    return {"name": cut(one.name, LINE), "stored_at": instant(one.stored_at), "result": result}
+
+
+def need(one: Need) -> dict[str, Any]:
+    """Return a job that another one waits for."""
+    reason = None if one.reason is None else cut(one.reason, LINE)
+    return {"id": one.id, "state": one.state, "outcome": one.outcome, "reason": reason}
 
 
 def queue(stats: QueueStats, weights: dict[str, int]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ _PAGE, _MOST_PAGE = 50, 200
 _MOST_SEARCHES = 2  # at once; the server has more threads
 _SEARCH_WAIT = 1.0  # seconds
 _MOST_ATTEMPTS = 50
+_MOST_STEPS, _MOST_NEEDS = 200, 100
 _IN_HANDS = 100  # jobs of one worker
 _MOST_TIMES = 100
 _MOST_GROUPS = 1000
@@ -230,7 +231,7 @@ class Views:
             self._searches.release()
 
     def job(self, request: Request) -> dict[str, Any]:
-        """Return a job with its last failed attempts, and what else is known of it."""
+        """Return a job with its last failed attempts, its steps, what it waits for and what waits for it."""
         job_id = request.needed("id")
         info = self.inspector.task(job_id)
         attempts = self.inspector.attempts(job_id)
@@ -238,23 +239,10 @@ class Views:
             **shown.job_page(info),
             "attempts": [shown.attempt(one) for one in attempts[-_MOST_ATTEMPTS:]],
             "attempts_count": len(attempts),
-            **self._more_of(job_id),
+            "steps": [shown.step(one) for one in self.inspector.steps(job_id)[:_MOST_STEPS]],
+            "needs": [shown.need(one) for one in self.inspector.needs(job_id)[:_MOST_NEEDS]],
+            "dependants": [{"id": one.id, "state": one.state.value} for one in self.inspector.dependants(job_id, _MOST_NEEDS)],
         }
-
-    def _more_of(self, job_id: str) -> dict[str, Any]:
-        """Return what later versions of the file know of a job; null where this one does not."""
-        steps = getattr(self.inspector, "steps", None)
-        listed = None
-        if steps is not None:
-            listed = [
-                {
-                    "name": shown.cut(step.name, shown.LINE),
-                    "stored_at": shown.instant(step.stored_at),
-                    "result": shown.cut(shown.json_text(step.result), shown.LINE),
-                }
-                for step in steps(job_id)
-            ]
-        return {"steps": listed}
 
     def text(self, request: Request) -> Answer:
         """Return a job's whole payload or result, to be saved."""

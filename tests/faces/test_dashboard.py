@@ -844,6 +844,8 @@ def test_the_reference_has_every_member_and_no_others(queue, client):
     """Whoever reads the JSON with a program finds what the table names."""
     members = {row[0].strip("| "): words(row[1]) for row in rows("value")}
     failed = queue.enqueue(fails.task(text="no"))
+    first = queue.enqueue(Task("first"))
+    second = queue.enqueue(Task("second"), after=[first.id])
     drain(queue)
     queue.enqueue(Task("news", 1), group="reader")
     testing.tick(queue, registry)
@@ -857,6 +859,9 @@ def test_the_reference_has_every_member_and_no_others(queue, client):
     assert job.keys() == members["job"]
     assert page.keys() == members["job"] | members["more of a job"] | {"seconds"}
     assert page["attempts"][0].keys() == members["attempt"]
+    (need,), (dependant,) = client.get(f"job?id={second.id}")["needs"], client.get(f"job?id={first.id}")["dependants"]
+    assert (need["id"], need["state"], dependant["id"]) == (first.id, "pending", second.id)
+    assert need.keys() == members["need"] and dependant.keys() == members["dependant"]
     assert worker.keys() == members["worker"] | members["more of a worker"]
     assert schedule.keys() == members["schedule"]
     assert client.get("groups")["groups"][0].keys() == members["group"]

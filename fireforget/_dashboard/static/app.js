@@ -9,7 +9,7 @@ import { NAVIGATION, VIEWS, link } from "./views.js";
 const FASTEST = 2000; // milliseconds between two readings
 const SLOWEST = 30000;
 const IDLE = 10000; // where nothing changes
-const SHARE = 50; // the pause is so many times what a reading took
+const SHARE = 50; // the pause is so many times what a reading took of a processor
 const HOUR = 3600;
 
 const main = document.getElementById("main");
@@ -143,9 +143,9 @@ function take(overview, data, elapsed) {
   const now = JSON.stringify([overview.states, overview.workers, overview.running, shown]);
   app.unchanged = now === app.last ? app.unchanged + 1 : 0;
   app.last = now;
-  const took = elapsed > 2000 ? elapsed : 1000 * Math.max(overview.seconds, data.seconds || 0);
+  const took = 1000 * Math.max(overview.seconds, data.seconds || 0);
   const slowest = took > 1000 ? Infinity : SLOWEST; // a search through all jobs is not repeated for the sake of being live
-  app.interval = Math.min(slowest, Math.max(FASTEST, took * SHARE, app.unchanged >= 5 ? IDLE : 0));
+  app.interval = Math.min(slowest, Math.max(FASTEST, took * SHARE, elapsed * 3, app.unchanged >= 5 ? IDLE : 0));
 }
 
 function plan() {

@@ -243,9 +243,9 @@ const job = {
       data.result === "null" ? null : text(data, "result", "Result"),
       Object.keys(data.headers).length ? h("section", { key: "headers" }, h("h2", null, "Headers"),
         h("dl", { class: "facts wide" }, Object.entries(data.headers).map(([name, value]) => h("div", { key: name }, h("dt", null, name), h("dd", null, h("code", null, value)))))) : null,
-      data.steps && data.steps.length ? h("section", { key: "steps" }, h("h2", null, "Steps"), table("Steps", ["Step", "Stored", "Result"],
+      data.steps.length ? h("section", { key: "steps" }, h("h2", null, "Steps"), table("Steps", ["Step", "Stored", "Result"],
         data.steps.map((step) => h("tr", { key: step.name }, h("th", { scope: "row" }, step.name), h("td", null, when(step.stored_at, app)), h("td", null, h("code", { class: "cut" }, step.result)))), "")) : null,
-      related(data.waits_for, "Waits for", app), related(data.waited_for_by, "Waited for by", app),
+      related(data.needs, "Waits for"), related(data.dependants, "Waited for by"),
       h("section", { key: "attempts" }, h("h2", null, "Failed attempts"),
         data.attempts.length < data.attempts_count ? h("p", { class: "more" }, `The last ${data.attempts.length} of ${count(data.attempts_count)}.`) : null,
         data.attempts.length ? [...data.attempts].reverse().map((one, place) => h("details", { class: "attempt", key: String(one.number), open: place === 0 },
@@ -263,11 +263,11 @@ function text(data, part, title) {
       h("a", { href: `api/v1/job/text${api.query({ id: data.id, part })}`, download: `${part}.json` }, "Save it as a file")));
 }
 
-function related(list, title, app) {
-  if (!list || !list.length) return null;
-  return h("section", { key: title }, h("h2", null, title), table(title, ["Job", "Type", "State", "When"],
-    list.map((one) => h("tr", { key: one.id }, h("td", null, one.state ? jobLink(one.id) : h("span", { class: "id" }, one.id)), h("td", null, one.type || ""),
-      h("td", null, one.state ? badge(one.state) : "not stored any more"), h("td", null, one.enqueued_at ? when(one.enqueued_at, app) : ""))), ""));
+function related(list, title) {
+  if (!list.length) return null;
+  return h("section", { key: title }, h("h2", null, title), table(title, ["Job", "State", "Reason"],
+    list.map((one) => h("tr", { key: one.id }, h("td", null, one.state ? jobLink(one.id) : h("span", { class: "id" }, one.id)),
+      h("td", null, badge(one.outcome || one.state || "gone")), h("td", null, one.reason || ""))), ""));
 }
 
 // --- workers ----------------------------------------------------------------------------------------------------------

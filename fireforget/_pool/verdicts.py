@@ -151,9 +151,9 @@ class Verdicts:
             self.settlement.progress.append((*value, *self.fence(row)))
 
     def _completed(self, row: Row, began: float, duration: float, result: str | None, note: str | None) -> None:
-        self.tally.count((row,))
         retention = row[_RETENTION]
         if retention > 0:
+            self.tally.count((row,))
             now = self._clock()
             self.settlement.completed.append((began, now, now + retention, result, note, *self.fence(row)))
             self.next_expiry = min(self.next_expiry, now + retention)
@@ -163,6 +163,7 @@ class Verdicts:
 
     def _returned(self, row: Row, began: float, result: str | None, note: str | None) -> None:
         """The job succeeded, and leaves nothing behind but its result, should others wait for it."""
+        self.tally.count((row,))
         self.settlement.removed.append(self.fence(row))
         self.settlement.kept.append((began, result, note, *self.fence(row)))
 

@@ -9,6 +9,7 @@ APP = """
 def add(n):
     if n % 5 == 0:
         raise ValueError("no")
+    return n if n % 2 else None  # a result that nobody waits for takes another way
 """
 
 

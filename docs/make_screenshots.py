@@ -9,6 +9,7 @@ at what becomes of the page. With `--all` all pages, on a phone too, are written
 import argparse
 import linecache
 import logging
+import math
 import random
 import sqlite3
 import sys
@@ -24,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faces")]
 from browser import Browser  # noqa: E402
 
 from fireforget import Registry, SkipRetry, SqliteQueue, Task, Worker, current_job, testing  # noqa: E402
+from fireforget._history import Ended, History  # noqa: E402
 from fireforget.dashboard import Server, application  # noqa: E402
 
 KINDS = ("email:send", "image:resize", "webhook:post", "report:build")
@@ -97,12 +99,16 @@ def fill(queue: SqliteQueue, jobs: int) -> str:
 
 def remember(path: str, jobs: int) -> None:
     """Store what a month of work would have left in the history."""
-    today = int(time.time() // 86400)
+    now, writer = time.time(), History()
     with closing(sqlite3.connect(path)) as connection, connection:
-        for age in range(1, 30 if jobs else 0):
-            processed = round(jobs * (1 if (today - age) % 7 < 5 else 0.3) * random.uniform(0.7, 1.3))
-            day = {"day": today - age, "processed": processed, "failed": round(processed * random.uniform(0, 0.06))}
-            connection.execute("INSERT INTO fireforget_day VALUES ('critical', :day, :processed, :failed)", day)
+        for minutes_ago in [*range(30 * 1440, 1440, -60), *range(1440, 0, -1)] if jobs else ():
+            at = now - 60 * minutes_ago
+            busy = (1.2 + math.sin(at / 86400 * 6.28)) * (1 if int(at // 86400) % 7 < 5 else 0.3)
+            ended = round(busy * random.uniform(70, 130) * (60 if minutes_ago > 1440 else 1))
+            failed = sum(random.random() < 0.02 for _ in range(ended))
+            run, wait = ended * random.uniform(0.12, 0.2) * busy, ended * random.uniform(0.005, 0.05) * busy**3
+            writer.add(connection, [Ended("critical", "email:send", ended, failed, failed, 0, ended, run)], at)
+            writer.add(connection, [Ended("critical", "", waited=ended, wait_seconds=wait)], at)
 
 
 def mail(number: int) -> Task:

@@ -8,7 +8,7 @@ import json
 from datetime import datetime
 from typing import Any
 
-from fireforget.inspector import Attempt, GroupInfo, Need, QueueStats, ScheduleEvent, ScheduleInfo, Step, WorkerInfo
+from fireforget.inspector import Attempt, GroupInfo, HistoryPoint, Need, QueueStats, ScheduleEvent, ScheduleInfo, Step, WorkerInfo
 from fireforget.task import TaskInfo
 
 LINE = 200
@@ -119,6 +119,20 @@ def queue(stats: QueueStats, weights: dict[str, int]) -> dict[str, Any]:
         "failed_today": stats.failed_today,
         "processed_total": stats.processed_total,
         "failed_total": stats.failed_total,
+    }
+
+
+def point(one: HistoryPoint) -> dict[str, Any]:
+    """Return what became of runs in one minute, hour or day."""
+    return {
+        "from": instant(one.at),
+        "seconds": one.seconds,
+        "processed": one.processed,
+        "failed": one.failed,
+        "retried": one.retried,
+        "archived": one.archived,
+        "mean_run": one.mean_run,
+        "mean_wait": one.mean_wait,
     }
 
 

@@ -20,7 +20,6 @@ from fireforget._cli_parser import a_duration
 from fireforget._dashboard import processes, shown
 from fireforget._dashboard.web import Answer, Refusal, Request, bad
 from fireforget._doctor import STALLED_SECONDS
-from fireforget._history import DAY, KEPT
 from fireforget.inspector import ARCHIVABLE, CANCELLABLE, DELETABLE, RUNNABLE, UPDATABLE, Inspector, WorkerInfo
 from fireforget.queue_sqlite import SqliteQueue
 from fireforget.task import State, TaskInfo
@@ -35,6 +34,7 @@ _PAGE, _MOST_PAGE = 50, 200
 _MOST_SEARCHES = 2  # at once; the server has more threads
 _SEARCH_WAIT = 1.0  # seconds
 _MOST_ATTEMPTS = 50
+_MOST_POINTS = {"days": 90, "hours": 168, "minutes": 180}
 _MOST_STEPS, _MOST_NEEDS = 200, 100
 _IN_HANDS = 100  # jobs of one worker
 _MOST_TIMES = 100
@@ -177,14 +177,13 @@ class Views:
         return {"columns": columns, "samples": [sample for sample in list(self._samples) if sample[0] > since]}
 
     def history(self, request: Request) -> dict[str, Any]:
-        """Return what was processed, the oldest first.
-
-        The seam for a finer history: what `Inspector` keeps by the minute becomes another `unit` here, and the page draws
-        whatever unit it gets.
-        """
-        days = self.inspector.history(request.one("queue"), request.number("days", 30, KEPT[DAY]))
-        points = [{"from": day.at.date().isoformat(), "processed": day.processed, "failed": day.failed} for day in reversed(days)]
-        return {"unit": "day", "points": points}
+        """Return what became of runs by the minute, hour or day, the oldest first."""
+        units = [unit for unit in _MOST_POINTS if request.one(unit) is not None] or ["days"]
+        if len(units) > 1:
+            raise bad("give one of days, hours and minutes")
+        span = {units[0]: request.number(units[0], 30, _MOST_POINTS[units[0]])}
+        points = self.inspector.history(request.one("queue"), type=request.one("type"), **span)
+        return {"unit": units[0].removesuffix("s"), "points": [shown.point(point) for point in reversed(points)]}
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 

@@ -197,6 +197,8 @@ def test_the_history_and_what_was_seen_can_be_drawn(queue, client):
     """Days with zeros, the oldest first; samples only of when somebody looked."""
     history = client.get("history?days=3")
     assert history["unit"] == "day" and [point["processed"] for point in history["points"]] == [0, 0, 0]
+    for unit in ("minutes", "hours"):
+        assert len(client.get(f"history?{unit}=7&queue=low&type=works")["points"]) == 7
     samples = client.get("samples")
     assert len(samples["samples"]) == 1 and len(samples["samples"][0]) == len(samples["columns"])
     assert client.get(f"samples?since={samples['samples'][0][0]}")["samples"] == []
@@ -230,7 +232,8 @@ def test_what_foreign_programs_stored_is_shown_all_the_same(queue, client, sql):
 @pytest.mark.parametrize(
     "asked",
     ["jobs?limit=0", "jobs?limit=201", "jobs?limit=x", "jobs?state=nope", "jobs?colour=red", "jobs?older_than=soon", "job",
-     "jobs?payload=x", "history?days=91", "samples?since=x", "job/text?id=1&part=headers", "jobs?limit=1&limit=2",
+     "jobs?payload=x", "history?days=91",
+     "history?days=1&hours=1", "history?minutes=181", "samples?since=x", "job/text?id=1&part=headers", "jobs?limit=1&limit=2",
      "jobs?" + "&".join(f"a{n}=1" for n in range(60))],
 )  # fmt: skip
 def test_a_request_that_makes_no_sense_is_told_so(client, asked):
@@ -857,6 +860,7 @@ def test_the_reference_has_every_member_and_no_others(queue, client):
     assert overview.keys() == members["overview"] | {"seconds"}
     assert overview["queues"][0].keys() == members["queue"] and overview["workers"][0].keys() == members["worker"]
     assert job.keys() == members["job"]
+    assert client.get("history?hours=1")["points"][0].keys() == members["point"]
     assert page.keys() == members["job"] | members["more of a job"] | {"seconds"}
     assert page["attempts"][0].keys() == members["attempt"]
     (need,), (dependant,) = client.get(f"job?id={second.id}")["needs"], client.get(f"job?id={first.id}")["dependants"]

@@ -42,17 +42,6 @@ const app = {
     const oldest = app.now() / 1000 - HOUR;
     while (app.samples.length && app.samples[0][0] < oldest) app.samples.shift();
   },
-  // [time, processed a second, failed a second], where workers count what they process.
-  rates() {
-    const found = [];
-    for (let at = 1; at < app.samples.length; at++) {
-      const [before, now] = [app.samples[at - 1], app.samples[at]];
-      const seconds = now[0] - before[0];
-      if (seconds <= 0 || seconds > 120) continue;
-      found.push([now[0], Math.max(0, now[4] - before[4]) / seconds, Math.max(0, now[5] - before[5]) / seconds]);
-    }
-    return found;
-  },
   rateOf(name) {
     const [before, now] = [app.before?.queues.find((one) => one.queue === name), app.overview.queues.find((one) => one.queue === name)];
     if (!before || !now) return null;

@@ -1,13 +1,13 @@
 // Plots as SVG. The drawing is stretched to the width there is; its words stand beside it, so that they keep their size.
 
 import { h } from "./dom.js";
-import { compact } from "./format.js";
+import { clock, compact } from "./format.js";
 
 const WIDTH = 600;
 const HEIGHT = 100;
 
 // `points` are [Unix seconds, number]; where more than `gap` seconds lie between two of them nobody has looked, and the line ends.
-export function lines({ title, series, from, to, gap, unit = (value) => compact(value) }) {
+export function lines({ title, series, from, to, gap, start, unit = (value) => compact(value) }) {
   const shown = series.map((one) => ({ ...one, points: one.points.filter(([time]) => time >= from) }));
   const values = shown.flatMap((one) => one.points.map(([, value]) => value));
   const top = nice(Math.max(0, ...values));
@@ -22,7 +22,7 @@ export function lines({ title, series, from, to, gap, unit = (value) => compact(
     const of = one.points.map(([, value]) => value);
     return of.length ? `${one.name}: now ${unit(of[of.length - 1])}, highest ${unit(Math.max(...of))}` : `${one.name}: nothing yet`;
   });
-  return figure(title, told, series, paths, unit(top), [`${Math.round((to - from) / 60)} min ago`, "now"], shown.some((one) => one.points.length > 1));
+  return figure(title, told, series, paths, unit(top), [start ?? `${Math.round((to - from) / 60)} min ago`, "now"], shown.some((one) => one.points.length > 1));
 }
 
 export function bars({ title, points, unit }) {
@@ -33,7 +33,7 @@ export function bars({ title, points, unit }) {
     const failed = height(point.failed, top);
     const succeeded = height(good, top);
     const at = { x: round(number * width + width * 0.1), width: round(width * 0.8) };
-    const words = `${point.from}: ${compact(point.processed)} processed, ${compact(point.failed)} failed`;
+    const words = `${clock(point.from)}: ${compact(point.processed)} processed, ${compact(point.failed)} failed`;
     return [
       h("rect", { key: `g${point.from}`, class: "bar good", ...at, y: round(HEIGHT - failed - succeeded), height: succeeded }, h("title", null, words)),
       h("rect", { key: `f${point.from}`, class: "bar failed", ...at, y: round(HEIGHT - failed), height: failed }, h("title", null, words)),
@@ -43,7 +43,7 @@ export function bars({ title, points, unit }) {
   const failures = points.reduce((total, point) => total + point.failed, 0);
   const told = [`${compact(sum)} processed, ${compact(failures)} failed in ${points.length} ${unit}${points.length === 1 ? "" : "s"}`];
   const series = [{ name: "succeeded", look: "good" }, { name: "failed", look: "failed" }];
-  return figure(title, told, series, rects, compact(top), [points.length ? points[0].from : "", points.length ? points[points.length - 1].from : ""], sum > 0);
+  return figure(title, told, series, rects, compact(top), [points.length ? clock(points[0].from) : "", "now"], sum > 0);
 }
 
 function figure(title, told, series, drawing, top, ends, hasData) {

@@ -45,15 +45,18 @@ function progress(job) {
 
 // --- overview ---------------------------------------------------------------------------------------------------------
 
+const SPANS = { hour: ["Last hour", { minutes: 60 }], day: ["Last day", { hours: 24 }], month: ["Last 30 days", { days: 30 }] };
+
 const overview = {
   title: "Overview",
-  async load(_, signal, app) {
+  async load(parameters, signal, app) {
+    const span = SPANS[parameters.span] ? parameters.span : "hour";
     const [samples, history] = await Promise.all([
       api.get("samples", { since: app.newestSample() }, signal),
-      api.get("history", { days: 30 }, signal),
+      api.get("history", SPANS[span][1], signal),
     ]);
     app.addSamples(samples.samples);
-    return { history };
+    return { history, span };
   },
   show(data, _, app) {
     const seen = app.overview;
@@ -63,18 +66,21 @@ const overview = {
     const from = now - [300, 900, 1800, 3600].find((span) => span >= now - oldest || span === 3600);
     const gap = Math.max(15, app.pace() * 3);
     const at = (column) => samples.map((sample) => [sample[0], sample[column]]);
-    const rates = app.rates();
+    const { points, unit } = data.history;
+    const known = (name) => points.filter((point) => point[name] !== null).map((point) => [Date.parse(point.from) / 1000 + point.seconds, point[name]]);
+    const first = points.length ? Date.parse(points[0].from) / 1000 : now;
     return [
       h("ul", { class: "tiles" }, STATES.filter((state, place) => place < 6 || seen.states[state]).map((state) =>
         h("li", { key: state }, h("a", { class: `tile ${state}`, href: link("jobs", { state }) },
           h("strong", null, compact(seen.states[state])), h("span", null, state))))),
+      h("ul", { class: "spans", "aria-label": "Time" }, Object.entries(SPANS).map(([name, [words]]) =>
+        h("li", { key: name }, h("a", { href: link("", { span: name }), "aria-current": name === data.span ? "true" : null }, words)))),
       h("section", { class: "plots" },
+        bars({ title: `Processed by ${unit}`, points, unit }),
+        lines({ title: `Mean run and wait by ${unit}`, from: first, to: Math.max(now, first + 1), gap: points.length ? points[0].seconds * 1.5 : 1, unit: duration, start: points.length ? clock(points[0].from) : "",
+          series: [{ name: "run", look: "a", points: known("mean_run") }, { name: "wait", look: "c", points: known("mean_wait") }] }),
         lines({ title: "Jobs waiting", from, to: now, gap, series: [{ name: "pending", look: "a", points: at(1) }, { name: "active", look: "b", points: at(2) }] }),
-        lines({ title: "Jobs a second", from, to: now, gap, series: [
-            { name: "processed", look: "a", points: rates.map(([time, processed]) => [time, processed]) },
-            { name: "failed", look: "c", points: rates.map(([time, , failed]) => [time, failed]) }] }),
-        lines({ title: "Age of the oldest pending job", from, to: now, gap, unit: duration, series: [{ name: "age", look: "a", points: at(3) }] }),
-        bars({ title: `Processed by ${data.history.unit}`, points: data.history.points, unit: data.history.unit })),
+        lines({ title: "Age of the oldest pending job", from, to: now, gap, unit: duration, series: [{ name: "age", look: "a", points: at(3) }] })),
       h("section", null, h("h2", null, "Queues"), queueTable(seen.queues, app)),
       h("section", null, h("h2", null, "Running now"), table("Running jobs", ["Job", "Type", "Queue", "Progress", "Running for", "Worker"],
         seen.running.map((job) => h("tr", { key: job.id }, h("td", null, jobLink(job.id)), h("td", null, job.type), h("td", null, job.queue),

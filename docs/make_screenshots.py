@@ -120,7 +120,7 @@ def mail(number: int) -> Task:
 def pages(failed: str) -> dict[str, str]:
     """Return the pages that are shown, by the names of their pictures."""
     return {
-        "overview": "#/",
+        "overview": "#/?span=day",
         "queues": "#/queues",
         "jobs": "#/jobs",
         "archived": "#/jobs?state=archived",
@@ -175,7 +175,7 @@ def take(browser: Browser, url: str, shown: dict[str, str], folder: Path, *, who
         if whole or name in IN_DOCS:
             save(browser, url + page, folder / f"dashboard-{name}.png")
     browser.run("localStorage.setItem('fireforget-theme', 'dark')")
-    save(browser, f"{url}#/", folder / "dashboard-dark.png")
+    save(browser, f"{url}#/?span=day", folder / "dashboard-dark.png")
     browser.run("localStorage.removeItem('fireforget-theme')")
     browser.resize(500, 900)
     for name in shown if whole else ():

@@ -240,7 +240,8 @@ def test_all_that_match_are_changed_after_a_question_with_their_number(browser, 
             browser.type("#field-queue", "low")
         browser.click("#dialog-yes")
         told(browser, "60 jobs")
-        browser.wait(lambda: inspector.count("scheduled", queue="default", type=f"{action}:a") == 0, "all are changed")  # noqa: B023
+        mine = {"queue": "default", "type": f"{action}:a"}
+        browser.wait(lambda: inspector.count("scheduled", **mine) == 0, "all are changed")  # noqa: B023
     assert inspector.counts() == {
         **dict.fromkeys(State, 0),
         State.PENDING: 60,

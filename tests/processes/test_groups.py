@@ -74,7 +74,7 @@ def test_an_aggregator_that_fails_is_tried_again_and_loses_nothing(site):
     worker = site.worker("--concurrency", 1)
     collect(site, "mail:anna", "a", "b")
     worker.wait_record("task failed", task_type="fireforget:aggregate")
-    assert site.sql("SELECT timeout FROM fireforget_jobs WHERE type = 'fireforget:aggregate'") == [(5.0,)]
+    assert site.sql("SELECT timeout FROM fireforget_jobs WHERE type LIKE 'fireforget:aggregate:%'") == [(5.0,)]
     collect(site, "mail:anna", "later")
     (site.folder / "broken").unlink()
     site.eventually(lambda: len(site.notes()) == 2)

@@ -29,7 +29,7 @@ class Connection(sqlite3.Connection):
         return super().execute(sql, *parameters)
 
 connect = sqlite3.connect
-sqlite3.connect = lambda *args, **options: connect(*args, factory=Connection, **options)
+sqlite3.connect = lambda *args, **options: connect(*args, **{**options, "factory": Connection})
 SqliteQueue(sys.argv[1]).close()
 """
 

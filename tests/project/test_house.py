@@ -1,6 +1,7 @@
 """The house: who may import whom, and the few rules that a reader relies on everywhere."""
 
 import ast
+import re
 import subprocess
 import sys
 from fnmatch import fnmatchcase
@@ -30,6 +31,17 @@ FLOORS = {
     "testing _conformance _cli_relay relay engines engines.*",
 }
 WITHOUT_A_DATABASE = ("patterns", "_submissions", "_daemons", "registry", "periodic", "middleware", "job")
+
+
+def test_the_page_of_the_architecture_shows_the_floors():
+    """Each module stands there on its floor, those of one family by their pattern."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    shown = {int(row[0]): row[1].split() for row in re.findall(r"(?m)^\| (\d) \| [^|]* \| ([^|]*) \|$", page)}
+    for name in MODULES:
+        family = name.partition(".")[0]
+        if not name.startswith("__"):
+            found = [floor for floor, names in shown.items() for each in names if fnmatchcase(family, each.strip("`"))]
+            assert floor_of(name) in found, name
 
 
 def floor_of(name):

@@ -713,7 +713,7 @@ def _size_of(payload: Any) -> int:
 
 def _are_sound(rows: list[tuple[Any, ...]]) -> bool:
     """Return whether all numbers of claimed jobs are numbers; each claim comes here, and this costs a thirtieth of it."""
-    for _, _, _, _, _, _, retry_count, max_retry, timeout, deadline, nonce, _, due, priority, retention, *_ in rows:
+    for retry_count, max_retry, timeout, deadline, nonce, _, due, priority, retention in [row[6:15] for row in rows]:
         if not (
             type(retry_count) is type(max_retry) is type(nonce) is type(priority) is int
             and type(due) in _NUMBERS

@@ -61,18 +61,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = arguments.run
     _print_whatever_it_is()
     try:
-        code = run(arguments)
-        sys.stdout.flush()
-        return code
+        return _run_and_print(run, arguments)
     except _SAID_NO as error:
         return _say(error, 1)
     except FireforgetError as error:
         return _say(error, 2)
     except KeyboardInterrupt:
         return 130  # as a shell reports what Ctrl-C ended
+
+
+def _run_and_print(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    try:
+        code = run(arguments)
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what the interpreter flushes at its end
+        _print_no_more()
         return 0
+    except UnicodeEncodeError as error:  # of a name that was typed: what is printed is escaped
+        raise Misused(f"{error.object!r} is not UTF-8, as names in the database are") from None
+    except OSError as error:
+        if error.filename is not None:  # not of the output
+            raise
+        _print_no_more()
+        raise FireforgetError(f"the output cannot be written: {error.strerror}") from None
+
+
+def _print_no_more() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what the interpreter flushes at its end
 
 
 def _say(error: FireforgetError, code: int) -> int:

@@ -164,6 +164,26 @@ def test_a_reader_that_has_seen_enough_is_no_error(path, open_queue):
     assert process.returncode == 0
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is full")
+def test_output_that_cannot_be_written_is_one_line(queue):
+    """`task list --json` on a full disk."""
+    command = [sys.executable, "-m", "fireforget", "task", "list", "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "fireforget: the output cannot be written: No space left on device\n")
+
+
+def test_jobs_of_foreign_programs_are_listed_with_the_others(queue, sql, ok, say):
+    """A payload that is not even UTF-8, headers that are not text, an id that is not UTF-8."""
+    sql("INSERT INTO fireforget_enqueue (type, payload, task_id) VALUES ('a', x'ff00', 'pb')")
+    sql("INSERT INTO fireforget_enqueue (type, headers, task_id) VALUES ('a', '{\"a\": null}', CAST(x'ff41' AS TEXT))")
+    assert "xff" in ok("task", "list")
+    assert "xff" in ok("task", "show", "pb")
+    assert len(json.loads(ok("task", "list", "--json"))["tasks"]) == 2
+    code, _, error = say("task", "show", "\udcffA")
+    assert (code, "not UTF-8" in error) == (2, True)
+
+
 # --- flags, files, mistakes -------------------------------------------------------------------------------------------------
 
 

@@ -76,7 +76,7 @@ def _check(source: str, target: str, force: bool) -> None:
     if _is_file_of(source, target) or _db.file_identity(target) == _db.file_identity(source) is not None:
         raise StoreUnavailable(target, "this is the database itself, or a file of it: give another path")
     if os.path.exists(target) and not force:
-        raise BackupExists(target, "there is a file already: give another path, or force to replace it")
+        raise BackupExists(target, "there is a file already: give another path, or have it replaced with force (--force)")
     for suffix in _SIDE_FILES:
         # SQLite would take it for the copy's own, and play what is in it into the copy.
         if os.path.exists(target + suffix):
@@ -114,7 +114,9 @@ def _put_in_place(partial: str, target: str, force: bool) -> None:
         else:
             _rename_to_new(partial, target)
     except FileExistsError:
-        raise BackupExists(target, "a file has come there meanwhile: give another path, or force to replace it") from None
+        raise BackupExists(
+            target, "a file has come there meanwhile: give another path, or have it replaced with force (--force)"
+        ) from None
     except OSError as error:
         raise StoreError(target, f"the copy cannot be put there: {error.strerror}") from error
     _db.sync_folder(os.path.dirname(target))

@@ -5,7 +5,7 @@ import os
 import re
 from typing import Any
 
-from fireforget._cli_parser import DEFAULT_DB, a_count, a_duration
+from fireforget._cli_parser import DEFAULT_DB, a_count, a_duration, a_path
 from fireforget._pool.config import DEFAULT_METRICS_INTERVAL, DEFAULT_QUEUES, DEFAULT_SHUTDOWN_TIMEOUT
 
 
@@ -47,7 +47,8 @@ def add_worker_flags(parser: argparse.ArgumentParser, *, concurrency: int | None
 def add_db_flag(parser: argparse.ArgumentParser) -> None:
     """Add the flag that every command has."""
     default = os.environ.get("FIREFORGET_DB") or DEFAULT_DB
-    parser.add_argument("--db", default=default, metavar="PATH", help=f"database; also FIREFORGET_DB (default: {DEFAULT_DB})")
+    help = f"database; also FIREFORGET_DB (default: {DEFAULT_DB})"
+    parser.add_argument("--db", type=a_path, default=default, metavar="PATH", help=help)
 
 
 def _queues(text: str) -> dict[str, int]:

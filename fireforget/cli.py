@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from fireforget import __version__
-from fireforget._cli_common import Misused, Refused, add_command, common_flags
+from fireforget._cli_common import Misused, Refused, add_command, common_flags, in_flags
 from fireforget._cli_completion import add_completion
 from fireforget._cli_cron import add_cron
 from fireforget._cli_dashboard import add_dashboard
@@ -32,6 +32,7 @@ from fireforget.errors import (
     BackupExists,
     DuplicateTask,
     FireforgetError,
+    InvalidOption,
     QueueNotEmpty,
     ScheduleInUse,
     TaskIDConflict,
@@ -63,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run_and_print(run, arguments)
     except _SAID_NO as error:
-        return _say(error, 1)
+        return _say(str(error), 1)
     except FireforgetError as error:
-        return _say(error, 2)
+        return _say(_in_words(error, arguments.called), 2)
     except KeyboardInterrupt:
         return 130  # as a shell reports what Ctrl-C ended
 
@@ -81,7 +82,7 @@ def _run_and_print(run: Callable[[argparse.Namespace], int], arguments: argparse
     except UnicodeEncodeError as error:  # of a name that was typed: what is printed is escaped
         raise Misused(f"{error.object!r} is not UTF-8, as names in the database are") from None
     except OSError as error:
-        if error.filename is not None:  # not of the output
+        if error.filename is not None or isinstance(error, FireforgetError):  # not of the output
             raise
         _print_no_more()
         raise FireforgetError(f"the output cannot be written: {error.strerror}") from None
@@ -91,9 +92,14 @@ def _print_no_more() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what the interpreter flushes at its end
 
 
-def _say(error: FireforgetError, code: int) -> int:
-    usage = f" (see {prog()} --help)" if isinstance(error, Misused) else ""
-    print(f"fireforget: {printable(str(error))}{usage}", file=sys.stderr)
+def _in_words(error: FireforgetError, called: str) -> str:
+    if isinstance(error, Misused):
+        return f"{error} (see {called} --help)"
+    return in_flags(error) if isinstance(error, InvalidOption) else str(error)
+
+
+def _say(text: str, code: int) -> int:
+    print(f"fireforget: {printable(text)}", file=sys.stderr)
     return code
 
 

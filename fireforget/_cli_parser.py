@@ -98,6 +98,14 @@ def a_path(text: str) -> str:
     return text
 
 
+def an_integer(text: str) -> int:
+    """Return a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
 def a_count(text: str) -> int:
     """Return a whole number above 0."""
     if not text.isdecimal() or not int(text):

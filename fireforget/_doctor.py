@@ -468,7 +468,7 @@ def _may_live(path: str, row: WorkerRow) -> bool:
 
 
 def _mib(size: float) -> str:
-    return f"{size / MEBIBYTE:,.1f} MiB"
+    return f"{size / MEBIBYTE:,.1f} MiB" if size < 1024 * MEBIBYTE else f"{size / MEBIBYTE / 1024:,.1f} GiB"
 
 
 def _jobs(count: int) -> str:

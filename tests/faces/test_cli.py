@@ -303,6 +303,7 @@ def test_a_file_that_is_no_queue_is_refused(refused, path):
         ("enqueue t --process-at tomorrow", 2, "no instant"),
         ("enqueue t --header x", 2, "KEY=VALUE"),
         ("stats --db=", 2, "the path is empty"),
+        ("enqueue t --priority high", 2, "'high' is not a whole number"),
         ("enqueue t --unique-key k", 2, "--unique-key k: say for how long with --unique-for"),
         ("task show", 2, "which jobs are to be shown? (see python -m fireforget task show --help)"),
         ("enqueue t --timeout 0", 2, "above 0"),
@@ -777,7 +778,10 @@ def test_the_limits_of_a_queue_are_set_and_shown(ok, refused, queue):
     assert (members["archived_max"], members["archived_age"], members["completed_max"]) == (10000, 90 * 86400, None)
     assert re.search(r"^archived +10,000 +90 d$", ok("queue", "limits", "low"), re.MULTILINE)
     assert re.search(r"^archived +10,000 +for ever$", ok("queue", "limits", "low", "--archived-age", "none"), re.MULTILINE)
-    assert "not a whole number" in refused(2, "queue", "limits", "low", "--cancelled-max", "-1")
+    assert "neither a whole number of 0 or more" in refused(2, "queue", "limits", "low", "--cancelled-max", "-1")
+    assert "there is no queue 'new'" in refused(1, "queue", "limits", "new")
+    ok("queue", "limits", "new", "--archived-max", "3")
+    assert json.loads(ok("queue", "resume", "low", "low", "--json")) == [{"queue": "low", "changed": False}]
 
 
 # --- the file -----------------------------------------------------------------------------------------------------------------

@@ -124,8 +124,10 @@ def test_jobs_of_a_state_come_in_pages(queue, inspector, sql):
     assert pages == [ids[:2], ids[2:4], ids[4:]]
     assert [info.id for info in inspector.tasks(State.PENDING, queue="low")] == ids[5:]
     assert inspector.tasks("archived") == []
-    with pytest.raises(ValueError):
-        inspector.tasks("done")
+    with pytest.raises(InvalidOption, match="did you mean 'pending'"):
+        inspector.tasks("pendng")
+    with pytest.raises(InvalidOption, match=r"give an open queue: Inspector\(SqliteQueue\('own.db'\)\)"):
+        Inspector("own.db")
     with pytest.raises(UnknownJob):
         inspector.tasks("pending", after="gone")
 

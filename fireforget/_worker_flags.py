@@ -21,7 +21,7 @@ def add_worker_flags(parser: argparse.ArgumentParser, *, concurrency: int | None
     )
     add("--threads", type=a_count, default=1, metavar="N", help="jobs at once in each child (default: 1)")
     queues = ",".join(f"{name}={weight}" for name, weight in DEFAULT_QUEUES.items())
-    add("--queues", type=_queues, metavar="NAME=WEIGHT,...", help=f"queues to serve, with weights (default: {queues})")
+    add("--queues", type=_queues, metavar="NAME=WEIGHT,...", help=f"queues to serve; a name alone weighs 1 (default: {queues})")
     add("--strict-priority", action="store_true", help="heavier queues first, always")
     add("--burst", action="store_true", help="exit once nothing that it can run is pending, active or due")
     add("--metrics-file", metavar="PATH", help="write metrics for Prometheus there")

@@ -8,10 +8,12 @@ up no writer; all it costs is that the WAL cannot be folded back before the end.
 hold up writers, and could not do their work.
 """
 
+import glob
 import os
 import secrets
 import shutil
 import sqlite3
+import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ from fireforget.errors import BackupExists, StoreCorrupt, StoreError, StoreFull,
 PAGES_A_STEP = 256
 """Copied before other threads of this process, and Ctrl-C, get their turn: a megabyte with SQLite's usual pages."""
 _SIDE_FILES = ("-wal", "-shm", "-journal")
+_PARTIAL = ".partial"
+_LEFT_SECONDS = 60.0
 _OF_THE_TARGET = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 """Codes that more probably speak of the file that is written than of the one that is read."""
 
@@ -44,7 +48,8 @@ def back_up(database: _db.Database, destination: str | os.PathLike[str], *, forc
     """Copy the database to `destination`; arguments and errors are those of `SqliteQueue.backup`."""
     target = _db.resolve_path(destination)
     _check(database.path, target, force)
-    partial = _create_partial(target)
+    _clear_away(target)
+    partial, lock = _create_partial(target)
     try:
         with _db.gate:  # no process may fork while these connections are open
             try:
@@ -58,6 +63,7 @@ def back_up(database: _db.Database, destination: str | os.PathLike[str], *, forc
         for suffix in ("", *_SIDE_FILES):
             with suppress(FileNotFoundError):
                 os.unlink(partial + suffix)
+        os.close(lock)
     return Backup(target, os.stat(target).st_size, jobs, returned)
 
 
@@ -76,7 +82,7 @@ def _check(source: str, target: str, force: bool) -> None:
     if _is_file_of(source, target) or _db.file_identity(target) == _db.file_identity(source) is not None:
         raise StoreUnavailable(target, "this is the database itself, or a file of it: give another path")
     if os.path.exists(target) and not force:
-        raise BackupExists(target, "there is a file already: give another path, or force to replace it")
+        raise BackupExists(target, "there is a file already: give another path, or have it replaced with force (--force)")
     for suffix in _SIDE_FILES:
         # SQLite would take it for the copy's own, and play what is in it into the copy.
         if os.path.exists(target + suffix):
@@ -90,15 +96,49 @@ def _is_file_of(database: str, path: str) -> bool:
     return path in [database + suffix for suffix in (*_SIDE_FILES, "-checkpoint")] or path.startswith(f"{database}-worker-")
 
 
-def _create_partial(target: str) -> str:
-    """Create the file that is written until it is complete, for its owner alone, beside the target: so it can be renamed."""
+def _create_partial(target: str) -> tuple[str, int]:
+    """Create the file that is written until it is complete, for its owner alone, beside the target: so it can be renamed.
+
+    Returns its path, and a descriptor that is open, and locked, for as long as this backup lives.
+    """
     folder, name = os.path.split(target)
-    partial = os.path.join(folder, f".{name[:200]}-{secrets.token_hex(4)}.partial")
+    partial = os.path.join(folder, f".{name[:200]}-{secrets.token_hex(4)}{_PARTIAL}")
     try:
-        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
     except OSError as error:
         raise StoreReadOnly(target, f"it cannot be created ({error.strerror}): choose a folder that can be written") from error
-    return partial
+    _lock(descriptor)
+    return partial, descriptor
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a partial file until its last descriptor is closed; return whether nobody else has. Not SQLite's kind of lock."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def _clear_away(target: str) -> None:
+    """Remove what backups to this target left behind that were killed: partial files that nobody has locked any more.
+
+    One that has just been made may not be locked yet.
+    """
+    folder, name = os.path.split(target)
+    for partial in glob.glob(f".{glob.escape(name[:200])}-????????{_PARTIAL}", root_dir=folder, include_hidden=True):
+        path = os.path.join(folder, partial)
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+            try:
+                if time.time() - os.fstat(descriptor).st_mtime > _LEFT_SECONDS and _lock(descriptor):
+                    for suffix in (*_SIDE_FILES, ""):
+                        with suppress(FileNotFoundError):
+                            os.unlink(path + suffix)
+            finally:
+                os.close(descriptor)
 
 
 def _put_in_place(partial: str, target: str, force: bool) -> None:
@@ -114,7 +154,9 @@ def _put_in_place(partial: str, target: str, force: bool) -> None:
         else:
             _rename_to_new(partial, target)
     except FileExistsError:
-        raise BackupExists(target, "a file has come there meanwhile: give another path, or force to replace it") from None
+        raise BackupExists(
+            target, "a file has come there meanwhile: give another path, or have it replaced with force (--force)"
+        ) from None
     except OSError as error:
         raise StoreError(target, f"the copy cannot be put there: {error.strerror}") from error
     _db.sync_folder(os.path.dirname(target))

@@ -21,7 +21,7 @@ from fireforget._cli_common import (
     opened,
     wants_json,
 )
-from fireforget._cli_parser import a_duration
+from fireforget._cli_parser import a_duration, an_integer
 from fireforget.errors import DuplicateTask, FireforgetError, UnknownJob, WrongState
 from fireforget.inspector import ARCHIVABLE, CANCELLABLE, DELETABLE, RUNNABLE, UPDATABLE, Inspector
 from fireforget.task import State, TaskInfo
@@ -104,7 +104,7 @@ def _add_what_changes(update: argparse.ArgumentParser) -> None:
     add = update.add_argument_group("what changes").add_argument
     add("--payload", type=json_text, default=_NOT_GIVEN, metavar="JSON", help="another payload; - reads standard input")
     add("--queue", metavar="NAME", help="move to this queue")
-    add("--priority", type=int, metavar="N", help="higher first inside a queue")
+    add("--priority", type=an_integer, metavar="N", help="higher first inside a queue")
     add("--process-in", type=a_duration, metavar="S", help="seconds from now, or such as 10m, 2h; 0 for now")
     add("--process-at", type=an_instant, metavar="WHEN", help="such as 2030-01-31T09:00:00+00:00")
     add("--deadline", type=_deadline, default=_NOT_GIVEN, metavar="WHEN", help="another deadline, or none")

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +13,10 @@ from datetime import datetime
 from typing import Any
 
 from fireforget import _cli_output as output
-from fireforget._cli_parser import DEFAULT_DB, a_duration, prog, suggestion
+from fireforget._cli_parser import DEFAULT_DB, a_duration, a_path, prog, suggestion
 from fireforget._db import check_place, resolve_path, translated
 from fireforget._schema import is_installed
-from fireforget.errors import FireforgetError, StoreUnavailable
+from fireforget.errors import FireforgetError, InvalidOption, StoreUnavailable
 from fireforget.inspector import Inspector
 from fireforget.queue_sqlite import SqliteQueue
 from fireforget.task import State
@@ -36,6 +37,9 @@ _HINTS = {
 """States as other queues call them."""
 
 
+_OPTIONS = r"\b(max_retry|process_in|process_at|task_id|unique_for|unique_key|after_failure)\b"
+"""Names of options, in remedies, that are no words of English."""
+
 Commands = Any
 """What `add_subparsers` returns; its class has no public name."""
 
@@ -55,7 +59,7 @@ def common_flags() -> argparse.ArgumentParser:
     """Return the flags that stand before or after every subcommand; what is not given is left out, so neither place wins."""
     flags = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = flags.add_argument_group("for every command")
-    group.add_argument("--db", metavar="PATH", help=f"database; also FIREFORGET_DB (default: {DEFAULT_DB})")
+    group.add_argument("--db", type=a_path, metavar="PATH", help=f"database; also FIREFORGET_DB (default: {DEFAULT_DB})")
     group.add_argument("--json", action="store_true", help="print JSON")
     return flags
 
@@ -76,7 +80,7 @@ def add_command(
         name, help=help, description=description, epilog=epilog, parents=[common_flags()], **settings
     )
     if run is not None:
-        made.set_defaults(run=run)
+        made.set_defaults(run=run, called=made.prog)
     return made
 
 
@@ -136,6 +140,17 @@ def a_header(text: str) -> tuple[str, str]:
     if not separator or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, such as traceparent=00-...")
     return key, value
+
+
+def in_flags(error: InvalidOption) -> str:
+    """Return what is wrong with an option in the words of the command line: an option's name as its flag, a value as typed."""
+    value = error.value.isoformat() if isinstance(error.value, datetime) else error.value
+    remedy = str(error).removeprefix(f"{error.option}={error.value!r}: ")
+    return re.sub(_OPTIONS, lambda name: _flag(name[0]), f"{_flag(error.option)} {value}: {remedy}")
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")
 
 
 # --- the queue --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import sys
 import threading
 from contextlib import suppress
 from typing import Any
@@ -55,6 +56,8 @@ def _dashboard(arguments: argparse.Namespace) -> int:
     token = os.environ.get(dashboard.TOKEN_VARIABLE) or None
     dashboard.check_reach(arguments.host, token)
     with opened(arguments) as (queue, _):
+        if arguments.metrics_file is not None and not os.path.exists(arguments.metrics_file):
+            print(f"fireforget: there is no {output.printable(arguments.metrics_file)} yet: is it a worker's?", file=sys.stderr)
         app = dashboard.application(
             queue,
             read_only=arguments.read_only,
@@ -82,7 +85,7 @@ def _announce(url: str, arguments: argparse.Namespace, *, protected: bool) -> No
     if wants_json(arguments):
         output.print_json({"url": url, "read_only": arguments.read_only, "protected": protected}, indent=None)
         return
-    more = ", which only shows" if arguments.read_only else ""
+    more = ", which only shows," if arguments.read_only else ""
     print(f"The dashboard{more} is at {url}{' and asks for the token' if protected else ''}. Ctrl-C ends it.", flush=True)
 
 

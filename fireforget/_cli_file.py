@@ -1,7 +1,6 @@
 """The commands about the database file itself: `doctor`, `backup`."""
 
 import argparse
-import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 from fireforget import _cli_output as output
 from fireforget._cli_common import add_command, database_of, opened, wants_json
 from fireforget._doctor import Finding, examine
-from fireforget.errors import StoreUnavailable
 from fireforget.task import State
 
 _COLOUR_OF = {"ok": State.COMPLETED, "warning": "paused", "error": State.ARCHIVED}
@@ -46,10 +44,7 @@ def add_backup(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     """Examine the file without opening it as a queue, which would convert and migrate it, or fail."""
-    path = database_of(arguments)
-    if not os.path.exists(path):
-        raise StoreUnavailable(path, "there is no such file: give the path of a queue with --db or FIREFORGET_DB")
-    findings = examine(path, full=arguments.full)
+    findings = examine(database_of(arguments), full=arguments.full)
     errors = sum(finding.status == "error" for finding in findings)
     if wants_json(arguments):
         output.print_json({"healthy": not errors, "findings": [vars(finding) for finding in findings]})

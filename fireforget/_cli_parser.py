@@ -91,6 +91,21 @@ def a_duration(text: str) -> float:
     return seconds
 
 
+def a_path(text: str) -> str:
+    """Return a path; an empty one, such as of a variable that is not set, must not stand for another database."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty: give that of the database")
+    return text
+
+
+def an_integer(text: str) -> int:
+    """Return a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
 def a_count(text: str) -> int:
     """Return a whole number above 0."""
     if not text.isdecimal() or not int(text):

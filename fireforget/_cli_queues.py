@@ -96,7 +96,7 @@ def _add_limits(queue: Commands) -> None:
 
 def _a_limit(text: str) -> int | str:
     if text != "none" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, nor none")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number of 0 or more, nor none")
     return text if text == "none" else int(text)
 
 
@@ -258,7 +258,7 @@ def _pause(arguments: argparse.Namespace) -> int:
     with opened(arguments) as (_, inspector):
         for name in arguments.names:
             check_queue(inspector, name)
-        changed = {name: inspector.pause_queue(name) for name in arguments.names}
+        changed = {name: inspector.pause_queue(name) for name in dict.fromkeys(arguments.names)}
     return _report(arguments, changed, "paused", "was paused already")
 
 
@@ -266,7 +266,7 @@ def _resume(arguments: argparse.Namespace) -> int:
     with opened(arguments) as (_, inspector):
         for name in arguments.names:
             check_queue(inspector, name)
-        changed = {name: inspector.resume_queue(name) for name in arguments.names}
+        changed = {name: inspector.resume_queue(name) for name in dict.fromkeys(arguments.names)}
     return _report(arguments, changed, "resumed", "was not paused")
 
 
@@ -283,7 +283,8 @@ def _limits(arguments: argparse.Namespace) -> int:
     given = {limit: value for limit in LIMITS if (value := getattr(arguments, limit)) is not None}
     changes = {limit: None if value == "none" else value for limit, value in given.items()}
     with opened(arguments) as (_, inspector):
-        check_queue(inspector, arguments.name)
+        if not changes:  # they can be set before the first job
+            check_queue(inspector, arguments.name)
         limits = vars(inspector.set_limits(arguments.name, **changes) if changes else inspector.limits(arguments.name))
     if wants_json(arguments):
         output.print_json({"queue": arguments.name, **limits})
@@ -304,7 +305,7 @@ def _delete(arguments: argparse.Namespace) -> int:
         if arguments.force and sum(sizes.values()):
             with_jobs = ", ".join(f"{name} with {output.plural(size)}" for name, size in sizes.items())
             confirm(f"delete {with_jobs} from {database_of(arguments)}", arguments)
-        deleted = {name: _delete_one(inspector, name, arguments.force) for name in arguments.names}
+        deleted = {name: _delete_one(inspector, name, arguments.force) for name in sizes}
     if wants_json(arguments):
         output.print_json([{"queue": name, "deleted_jobs": jobs} for name, jobs in deleted.items()])
     else:

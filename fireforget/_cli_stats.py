@@ -68,7 +68,7 @@ def _watch(arguments: argparse.Namespace, inspector: Inspector) -> None:
 def _print_block(arguments: argparse.Namespace, inspector: Inspector) -> None:
     _print_stats(arguments, inspector)
     if not wants_json(arguments):
-        print(f"\n{time.strftime('%H:%M:%S')}, every {arguments.watch:g} s; Ctrl-C ends", flush=True)
+        print(f"\n{time.strftime('%H:%M:%S', time.gmtime())} UTC, every {arguments.watch:g} s; Ctrl-C ends", flush=True)
 
 
 class _Page(io.StringIO):

@@ -24,7 +24,7 @@ from fireforget._cli_common import (
     opened,
     wants_json,
 )
-from fireforget._cli_parser import a_count, a_duration
+from fireforget._cli_parser import a_count, a_duration, an_integer
 from fireforget.errors import UnknownJob
 from fireforget.inspector import Attempt, Dependant, Inspector, LimitInfo, Need, Step
 from fireforget.task import State, Task, TaskInfo
@@ -52,8 +52,8 @@ def add_enqueue(commands: Commands) -> None:
         "- reads standard input",
     )
     add("--queue", metavar="NAME", help="default: default")
-    add("--priority", type=int, metavar="N", help="higher first inside a queue (default: 0)")
-    add("--max-retry", type=int, metavar="N", help="retries after the first run (default: 25)")
+    add("--priority", type=an_integer, metavar="N", help="higher first inside a queue (default: 0)")
+    add("--max-retry", type=an_integer, metavar="N", help="retries after the first run (default: 25)")
     add("--timeout", type=a_duration, metavar="S", help="run time, such as 90 or 10m (default: 30m)")
     add("--deadline", type=an_instant, metavar="WHEN", help="after it the job is not run any more")
     add("--process-in", type=a_duration, metavar="S", help="delay, such as 90, 10m, 2h, 1d")

@@ -158,7 +158,7 @@ def _print_plain(reader: Reader, arguments: argparse.Namespace) -> None:
         width = output.terminal_width() or _PLAIN_WIDTH
         lines = _top.screen(view, reader.seen, reader.trouble, width, _PLAIN_HEIGHT, database_of(arguments))
         texts = ["".join(text for text, _ in line).rstrip() for line in lines[1:-1]]
-        foot = f"cannot read: {reader.trouble}" if reader.trouble else time.strftime("%H:%M:%S")
+        foot = f"cannot read: {reader.trouble}" if reader.trouble else time.strftime("%H:%M:%S UTC", time.gmtime())
         print("\n".join([text for text in texts if text] + [output.cut(foot, width)]), end="\n\n", flush=True)
 
 

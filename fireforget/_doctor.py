@@ -79,7 +79,10 @@ def examine(path: str | os.PathLike[str], *, full: bool = False, clock: Clock = 
     patient = _Patient(_db.resolve_path(path), full, clock())
     findings = _make(patient, _OF_THE_PLACE)
     if not os.path.isfile(patient.path):
-        return [*findings, Finding("file", "error", "there is no such file", "give the path of a queue's database")]
+        return [
+            *findings,
+            Finding("file", "error", "there is no such file", "give the path of a queue's database, with --db or FIREFORGET_DB"),
+        ]
     with _db.gate:
         try:
             patient.connection = _db.look(patient.path)
@@ -332,15 +335,17 @@ def _queues(patient: _Patient) -> _Found:
     paused = {name for (name,) in patient.connection.execute(_sql.PAUSED_QUEUES)}
     running = set(patient.connection.execute(_sql.ACTIVE_LANES).fetchall())
     load = dict(patient.connection.execute(_sql.LOAD_OF_WORKERS).fetchall())
+    living = [row for row in patient.workers if row.n in patient.living]
+    unserved = [queue for queue in lanes if queue not in paused and not any(queue in json.loads(row.queues) for row in living)]
     for queue, waiting in lanes.items():
-        serving = [row for row in patient.workers if row.n in patient.living and queue in json.loads(row.queues)]
+        serving = [row for row in living if queue in json.loads(row.queues)]
         if queue in paused:
             yield "warning", f"queue {queue!r} is paused: {_waiting(waiting, patient.now)}", f"resume it: queue resume {queue}"
         elif not serving:
             yield (
                 "error",
                 f"no living worker serves queue {queue!r}: {_waiting(waiting, patient.now)}",
-                f"start a worker that does, with --queues {queue}=1",
+                f"start a worker that does, with --queues {','.join(f'{name}=1' for name in unserved)}",
             )
         elif _are_busy(serving, load):
             yield (
@@ -463,7 +468,7 @@ def _may_live(path: str, row: WorkerRow) -> bool:
 
 
 def _mib(size: float) -> str:
-    return f"{size / MEBIBYTE:,.1f} MiB"
+    return f"{size / MEBIBYTE:,.1f} MiB" if size < 1024 * MEBIBYTE else f"{size / MEBIBYTE / 1024:,.1f} GiB"
 
 
 def _jobs(count: int) -> str:

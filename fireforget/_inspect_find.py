@@ -3,6 +3,7 @@
 Jobs are found by their number, in order, so a walk goes on where it stopped, whatever comes and goes meanwhile.
 """
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from heapq import merge
@@ -62,6 +63,15 @@ class Filter:
         except (ValueError, TypeError, RecursionError):
             return False
         return all(_has(members, path, value) for path, value in self.payload.items())
+
+
+def _state(name: State | str) -> State:
+    try:
+        return State(name)
+    except ValueError:
+        near = difflib.get_close_matches(str(name), list(State), n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"choose among {', '.join(State)}"
+        raise InvalidOption("state", name, remedy) from None
 
 
 def _has(members: Any, path: str, wanted: Any) -> bool:
@@ -135,7 +145,7 @@ class Finder:
         if payload is not None and not (isinstance(payload, Mapping) and all(isinstance(name, str) for name in payload)):
             raise InvalidOption("payload", payload, "give a mapping of members that the payload has, such as {'user_id': 7}")
         hints = {} if payload is None else _hints_of(payload)
-        return Filter(None if state is None else State(state), parameters, payload, hints)
+        return Filter(None if state is None else _state(state), parameters, payload, hints)
 
     def matching(self, wanted: Filter) -> Iterator[list[dict[str, Any]]]:
         """Yield the jobs that match by now, as parameters for statements that are fenced with the filter: a list a read."""

@@ -292,6 +292,10 @@ _REFUSED = {
     "task_id must be text that is not blank": (
         "NEW.task_id IS NOT NULL AND (typeof(NEW.task_id) <> 'text' OR trim(NEW.task_id) = '')"
     ),
+    # A JSON object, as far as can be seen without JSON functions. What is in it is read leniently.
+    "headers must be the text of a JSON object": (
+        "NEW.headers IS NOT NULL AND (typeof(NEW.headers) <> 'text' OR ltrim(NEW.headers, char(9, 10, 13, 32)) NOT GLOB '{*')"
+    ),
     "priority must be an integer": _no_integer("priority"),
     "max_retry must be an integer, 0 or more": f"{_no_integer('max_retry')} OR CAST(NEW.max_retry AS INTEGER) < 0",
     "timeout must be in seconds, above 0": _no_seconds("timeout", "1e-9"),

@@ -5,7 +5,7 @@ import os
 import re
 from typing import Any
 
-from fireforget._cli_parser import DEFAULT_DB, a_count, a_duration
+from fireforget._cli_parser import DEFAULT_DB, a_count, a_duration, a_path
 from fireforget._pool.config import DEFAULT_METRICS_INTERVAL, DEFAULT_QUEUES, DEFAULT_SHUTDOWN_TIMEOUT
 
 
@@ -21,7 +21,7 @@ def add_worker_flags(parser: argparse.ArgumentParser, *, concurrency: int | None
     )
     add("--threads", type=a_count, default=1, metavar="N", help="jobs at once in each child (default: 1)")
     queues = ",".join(f"{name}={weight}" for name, weight in DEFAULT_QUEUES.items())
-    add("--queues", type=_queues, metavar="NAME=WEIGHT,...", help=f"queues to serve, with weights (default: {queues})")
+    add("--queues", type=_queues, metavar="NAME=WEIGHT,...", help=f"queues to serve; a name alone weighs 1 (default: {queues})")
     add("--strict-priority", action="store_true", help="heavier queues first, always")
     add("--burst", action="store_true", help="exit once nothing that it can run is pending, active or due")
     add("--metrics-file", metavar="PATH", help="write metrics for Prometheus there")
@@ -47,7 +47,8 @@ def add_worker_flags(parser: argparse.ArgumentParser, *, concurrency: int | None
 def add_db_flag(parser: argparse.ArgumentParser) -> None:
     """Add the flag that every command has."""
     default = os.environ.get("FIREFORGET_DB") or DEFAULT_DB
-    parser.add_argument("--db", default=default, metavar="PATH", help=f"database; also FIREFORGET_DB (default: {DEFAULT_DB})")
+    help = f"database; also FIREFORGET_DB (default: {DEFAULT_DB})"
+    parser.add_argument("--db", type=a_path, default=default, metavar="PATH", help=help)
 
 
 def _queues(text: str) -> dict[str, int]:

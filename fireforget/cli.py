@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from fireforget import __version__
-from fireforget._cli_common import Misused, Refused, add_command, common_flags
+from fireforget._cli_common import Misused, Refused, add_command, common_flags, in_flags
 from fireforget._cli_completion import add_completion
 from fireforget._cli_cron import add_cron
 from fireforget._cli_dashboard import add_dashboard
@@ -32,6 +32,7 @@ from fireforget.errors import (
     BackupExists,
     DuplicateTask,
     FireforgetError,
+    InvalidOption,
     QueueNotEmpty,
     ScheduleInUse,
     TaskIDConflict,
@@ -61,23 +62,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = arguments.run
     _print_whatever_it_is()
     try:
+        return _run_and_print(run, arguments)
+    except _SAID_NO as error:
+        return _say(str(error), 1)
+    except FireforgetError as error:
+        return _say(_in_words(error, arguments.called), 2)
+    except KeyboardInterrupt:
+        return 130  # as a shell reports what Ctrl-C ended
+
+
+def _run_and_print(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    try:
         code = run(arguments)
         sys.stdout.flush()
         return code
-    except _SAID_NO as error:
-        return _say(error, 1)
-    except FireforgetError as error:
-        return _say(error, 2)
-    except KeyboardInterrupt:
-        return 130  # as a shell reports what Ctrl-C ended
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what the interpreter flushes at its end
+        _print_no_more()
         return 0
+    except UnicodeEncodeError as error:  # of a name that was typed: what is printed is escaped
+        raise Misused(f"{error.object!r} is not UTF-8, as names in the database are") from None
+    except OSError as error:
+        if error.filename is not None or isinstance(error, FireforgetError):  # not of the output
+            raise
+        _print_no_more()
+        raise FireforgetError(f"the output cannot be written: {error.strerror}") from None
 
 
-def _say(error: FireforgetError, code: int) -> int:
-    usage = f" (see {prog()} --help)" if isinstance(error, Misused) else ""
-    print(f"fireforget: {printable(str(error))}{usage}", file=sys.stderr)
+def _print_no_more() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what the interpreter flushes at its end
+
+
+def _in_words(error: FireforgetError, called: str) -> str:
+    if isinstance(error, Misused):
+        return f"{error} (see {called} --help)"
+    return in_flags(error) if isinstance(error, InvalidOption) else str(error)
+
+
+def _say(text: str, code: int) -> int:
+    print(f"fireforget: {printable(text)}", file=sys.stderr)
     return code
 
 

@@ -97,6 +97,8 @@ class Inspector:
     """Looks into a queue and steers it. Safe to share between threads, and to use while workers run; raises `StoreError`s."""
 
     def __init__(self, queue: SqliteQueue) -> None:
+        if isinstance(queue, str | os.PathLike):
+            raise InvalidOption("queue", queue, f"give an open queue: Inspector(SqliteQueue({os.fspath(queue)!r}))")
         self._queue = queue
         self._access = Access(queue)
         self._finder = Finder(self._access)
@@ -529,8 +531,7 @@ class Inspector:
         `limit` is the most to return; `after` is the id of the last job of the page before, which need not be stored any more
         unless its id was the caller's own: pages neither miss a job that stays in the state nor show one twice. A page costs a
         few milliseconds at a million jobs; looking for a rare type, error or payload costs a look at each job of the state, in
-        short reads. Raises `ValueError` for an unknown state, `UnknownJob` for an `after` that is no id or is gone,
-        `InvalidOption` for the others.
+        short reads. Raises `UnknownJob` for an `after` that is no id or is gone, `InvalidOption` for the others.
         """
         wanted = self._finder.filter(
             state,

@@ -144,9 +144,9 @@ class Job:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The task's headers; what a foreign program stored that is not an object of text is empty here."""
+        """The task's headers; of what a foreign program stored, the members that are text."""
         if self._headers is None:
-            self._headers = _decode_headers(self._headers_json)
+            self._headers = json_payload.headers_of(self._headers_json)
         return self._headers
 
     def _passed_headers(self) -> dict[str, str]:
@@ -311,18 +311,6 @@ def current_job() -> Job:
             "current_job() works inside a handler that a worker runs: outside of one, pass what you need as arguments"
         )
     return job
-
-
-def _decode_headers(text: str | None) -> dict[str, str]:
-    if text is None:
-        return {}
-    try:
-        value = json_payload.decode(text)
-    except (ValueError, TypeError, RecursionError):
-        return {}
-    if not isinstance(value, dict):
-        return {}
-    return {key: member for key, member in value.items() if isinstance(member, str)}
 
 
 def says_failure(hook: Callable[[BaseException], object], error: BaseException, task_type: str, task_id: str) -> bool:

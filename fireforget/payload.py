@@ -5,6 +5,7 @@ where it was written. Pickle is never used for what is stored: a database file m
 """
 
 import json
+import math
 from typing import Any
 
 from fireforget.errors import InvalidPayload
@@ -66,9 +67,42 @@ def storable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
-def decode(text: str | None) -> Any:
-    """Return the value of JSON text from the database; None (SQL NULL) is null. Raises ValueError for what is not JSON."""
-    return None if text is None else json.loads(text)
+def decode(text: str | bytes | None) -> Any:
+    """Return the value of JSON text from the database; None (SQL NULL) is null. Raises ValueError for what is not JSON.
+
+    A foreign program's may be a BLOB, and have NaN or 1e999 in it, which Python would read and JSON has not.
+    """
+    if text is None:
+        return None
+    return _decode(text.decode() if isinstance(text, bytes) else text)
+
+
+def decode_leniently(text: str | bytes | None) -> Any:
+    """Return the value of JSON text from the database, to be shown: what is not JSON is there as its text."""
+    try:
+        return decode(text)
+    except (ValueError, TypeError, RecursionError):
+        return text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text
+
+
+def headers_of(text: str | bytes | None) -> dict[str, str]:
+    """Return the headers that a job was stored with: of what a foreign program stored, the members that are text."""
+    value = decode_leniently(text)
+    return {name: member for name, member in value.items() if isinstance(member, str)} if isinstance(value, dict) else {}
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits} is too large for a number")
+    return number
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
 
 
 def _check_keys(value: Any) -> None:

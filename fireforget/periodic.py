@@ -162,12 +162,13 @@ class Due(NamedTuple):
 def due_ticks(schedule: cron.Schedule, missed: str, expected: float, now: float) -> Due:
     """Return which of the ticks from `expected` to `now` are to be enqueued.
 
-    Each one that is not later than `GRACE_SECONDS`. Of those that were missed, by policy: none ("skip"), the last
-    `MOST_CAUGHT_UP` ("catch_up"), or the last one, unless one that is in time runs anyway ("run_once").
+    The last one, if it is not later than `GRACE_SECONDS`: those before it were missed, even if only just. Of the missed ones, by
+    policy: none ("skip"), the last `MOST_CAUGHT_UP` ("catch_up"), or the last one, unless one that is in time runs anyway
+    ("run_once"). So a schedule of short intervals does not make a burst of jobs of a short gap.
     """
     tick = schedule.last_until(now)
     ticks = []
-    while tick >= expected and now - tick <= GRACE_SECONDS:
+    if tick >= expected and now - tick <= GRACE_SECONDS:
         ticks.append(tick)
         tick = schedule.last_until(nextafter(tick, -inf))
     most = {"skip": 0, "run_once": 0 if ticks else 1, "catch_up": MOST_CAUGHT_UP}[missed]

@@ -27,7 +27,6 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from hashlib import blake2b
 from itertools import chain
-from json import JSONDecodeError
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -228,7 +227,7 @@ class Intake:
         with self._database.use() as connection:
             rows = connection.execute(_sql.WAITS_FOR, {"n": n}).fetchall()
         return [
-            (need, None if outcome is None else STATE_OF_NUMBER[outcome], reason, _lenient(result))
+            (need, None if outcome is None else STATE_OF_NUMBER[outcome], reason, json_payload.decode_leniently(result))
             for need, outcome, reason, _, result in rows
         ]
 
@@ -894,8 +893,8 @@ def _fields_of(row: tuple[Any, ...], tag: str) -> dict[str, Any]:
         "type": type,
         "queue": queue,
         "state": state,
-        "payload": _lenient(payload),
-        "headers": _lenient(headers) or {},
+        "payload": json_payload.decode_leniently(payload),
+        "headers": json_payload.headers_of(headers),
         "priority": priority,
         "retry_count": retry_count,
         "max_retry": max_retry,
@@ -906,16 +905,8 @@ def _fields_of(row: tuple[Any, ...], tag: str) -> dict[str, Any]:
         "next_process_at": to_datetime(due) if waits else None,
         "started_at": to_datetime(started_at),
         "completed_at": to_datetime(completed_at),
-        "result": _lenient(result),
+        "result": json_payload.decode_leniently(result),
         "progress": None if progress is None else Progress(progress, note),
         "group": group,
         "worker": worker,
     }
-
-
-def _lenient(text: Any) -> Any:
-    """Decode JSON; what a foreign program stored that is not JSON is shown as it is."""
-    try:
-        return json_payload.decode(text)
-    except (JSONDecodeError, TypeError, UnicodeDecodeError, RecursionError):
-        return text

@@ -497,7 +497,9 @@ class Supervisor:
         self._stopping = True
         self._kill_at = time.monotonic() + patience
         self._give_up_at = self._kill_at + _EXIT_SECONDS
-        self._log(logging.INFO, f"stopping: {self._crew.running()} jobs are running and have {patience:g} s")
+        jobs = self._crew.running()
+        have = f"{jobs} jobs are running and have" if jobs > 1 else "1 job is running and has"
+        self._log(logging.INFO, f"stopping: {have} {patience:g} s" if jobs else "stopping: no job is running")
         self._crew.begin_stop()
 
     def _let_go(self) -> None:

@@ -164,6 +164,26 @@ def test_a_reader_that_has_seen_enough_is_no_error(path, open_queue):
     assert process.returncode == 0
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is full")
+def test_output_that_cannot_be_written_is_one_line(queue):
+    """`task list --json` on a full disk."""
+    command = [sys.executable, "-m", "fireforget", "task", "list", "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "fireforget: the output cannot be written: No space left on device\n")
+
+
+def test_jobs_of_foreign_programs_are_listed_with_the_others(queue, sql, ok, say):
+    """A payload that is not even UTF-8, headers that are not text, an id that is not UTF-8."""
+    sql("INSERT INTO fireforget_enqueue (type, payload, task_id) VALUES ('a', x'ff00', 'pb')")
+    sql("INSERT INTO fireforget_enqueue (type, headers, task_id) VALUES ('a', '{\"a\": null}', CAST(x'ff41' AS TEXT))")
+    assert "xff" in ok("task", "list")
+    assert "xff" in ok("task", "show", "pb")
+    assert len(json.loads(ok("task", "list", "--json"))["tasks"]) == 2
+    code, _, error = say("task", "show", "\udcffA")
+    assert (code, "not UTF-8" in error) == (2, True)
+
+
 # --- flags, files, mistakes -------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +302,10 @@ def test_a_file_that_is_no_queue_is_refused(refused, path):
         ("enqueue t --process-at 2030-01-01", 2, "such as 2030-01-01T00:00:00+00:00"),
         ("enqueue t --process-at tomorrow", 2, "no instant"),
         ("enqueue t --header x", 2, "KEY=VALUE"),
+        ("stats --db=", 2, "the path is empty"),
+        ("enqueue t --priority high", 2, "'high' is not a whole number"),
+        ("enqueue t --unique-key k", 2, "--unique-key k: say for how long with --unique-for"),
+        ("task show", 2, "which jobs are to be shown? (see python -m fireforget task show --help)"),
         ("enqueue t --timeout 0", 2, "above 0"),
         ("enqueue t --task-id broken", 1, "taken"),
         ("task run waiting", 1, "is pending"),
@@ -636,7 +660,7 @@ def test_a_job_is_updated(ok, refused, queue):
     ok("task", "update", "a", "--payload", "null", "--deadline", "none")
     info = queue.get("a")
     assert (info.queue, info.priority, info.state, info.payload, info.deadline) == ("low", 3, "scheduled", None, None)
-    assert "priority=" in refused(2, "task", "update", "a", "--priority", str(2**70))
+    assert "--priority 1" in refused(2, "task", "update", "a", "--priority", str(2**70))
 
 
 def test_many_jobs_are_changed_after_a_yes(ok, refused, queue, terminal):
@@ -754,7 +778,10 @@ def test_the_limits_of_a_queue_are_set_and_shown(ok, refused, queue):
     assert (members["archived_max"], members["archived_age"], members["completed_max"]) == (10000, 90 * 86400, None)
     assert re.search(r"^archived +10,000 +90 d$", ok("queue", "limits", "low"), re.MULTILINE)
     assert re.search(r"^archived +10,000 +for ever$", ok("queue", "limits", "low", "--archived-age", "none"), re.MULTILINE)
-    assert "not a whole number" in refused(2, "queue", "limits", "low", "--cancelled-max", "-1")
+    assert "neither a whole number of 0 or more" in refused(2, "queue", "limits", "low", "--cancelled-max", "-1")
+    assert "there is no queue 'new'" in refused(1, "queue", "limits", "new")
+    ok("queue", "limits", "new", "--archived-max", "3")
+    assert json.loads(ok("queue", "resume", "low", "low", "--json")) == [{"queue": "low", "changed": False}]
 
 
 # --- the file -----------------------------------------------------------------------------------------------------------------
@@ -787,9 +814,10 @@ def test_the_doctor_says_what_is_wrong_and_what_to_do(say, ok, queue, sql):
     assert {finding["check"]: finding["status"] for finding in members["findings"]}["queues"] == "error"
 
 
-def test_the_doctor_examines_what_cannot_be_opened(say, refused, path):
-    """It tells why, instead of failing as the other commands do; only where there is nothing it has nothing to say."""
-    assert "there is no such file" in refused(2, "doctor")
+def test_the_doctor_examines_what_cannot_be_opened(say, path):
+    """It tells why, instead of failing as the other commands do."""
+    code, out, err = say("doctor", "--json")
+    assert (code, err) == (1, "") and json.loads(out)["findings"][-1]["message"] == "there is no such file"
     with open(path, "w") as file:
         file.write("no database " * 1000)
     code, out, err = say("doctor")

@@ -114,6 +114,22 @@ def test_a_file_that_comes_meanwhile_is_not_replaced(queue, target, at_each_step
     assert everything_in(tmp_path / "elsewhere") == {"copy.db": b"precious"}
 
 
+def test_what_a_killed_backup_left_behind_is_cleared_away(queue, target, tmp_path):
+    """By the next one to the same name; not what another one is writing, nor other files."""
+    folder = tmp_path / "elsewhere"
+    dead, living, young, other = (
+        f".{name}.partial" for name in ("copy.db-00000000", "copy.db-1", "copy.db-22222222", "copy.db2-00000000")
+    )
+    living_path, lock = _backup._create_partial(target)
+    for name in (dead, dead + "-wal", living, young, other):
+        (folder / name).touch()
+    for name in (dead, other, living_path):
+        os.utime(folder / name, (0, 0))
+    queue.backup(target)
+    os.close(lock)
+    assert sorted(os.listdir(folder)) == sorted(["copy.db", os.path.basename(living_path), living, young, other])
+
+
 def test_a_name_is_never_taken_from_another_even_at_the_last_moment(target, tmp_path):
     """Between the look and the renaming lies a moment too."""
     partial = tmp_path / "elsewhere" / "partial"

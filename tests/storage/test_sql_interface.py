@@ -49,6 +49,14 @@ def test_a_type_alone_is_enough_and_the_rest_is_as_in_python(connection, queue):
     assert abs((datetime.now(UTC) - info.enqueued_at).total_seconds()) < 5
 
 
+@pytest.mark.parametrize("headers", ["[1]", "junk", '"x"', "null", "", b"{}"])
+def test_headers_that_are_no_object_are_refused(connection, headers):
+    """As far as SQL can tell; whitespace before it is JSON's."""
+    with pytest.raises(sqlite3.IntegrityError, match="headers must be the text of a JSON object"):
+        connection.execute("INSERT INTO fireforget_enqueue (type, headers) VALUES ('t', ?)", (headers,))
+    connection.execute("INSERT INTO fireforget_enqueue (type, headers) VALUES ('t', ?)", ('\n {"a": "b"}',))
+
+
 def test_every_column_is_taken(connection, queue):
     """Instants in Unix seconds, durations in seconds, payload and headers as JSON text."""
     connection.execute(

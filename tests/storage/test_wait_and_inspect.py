@@ -71,13 +71,18 @@ def test_wait_says_when_a_job_is_gone(queue, sql):
 def test_what_a_foreign_program_stored_can_be_looked_at(queue, sql, inspector):
     """A payload that is not JSON, or not even text, is shown as it is."""
     for task_id, payload in (("a", "{no json"), ("b", b"\xff\xfe"), ("c", 5)):
-        sql("INSERT INTO fireforget_enqueue (type, task_id, payload, headers) VALUES ('t', ?, ?, '[')", (task_id, payload))
+        sql("INSERT INTO fireforget_enqueue (type, task_id, payload, headers) VALUES ('t', ?, ?, '{')", (task_id, payload))
     sql("INSERT INTO fireforget_enqueue (type, task_id, payload) VALUES ('t', 'd', CAST(x'22ff22' AS TEXT))")
     assert queue.get("a").payload == "{no json"
     assert queue.get("c").payload == 5
-    assert queue.get("b").id == "b"
+    assert queue.get("b").payload == r"\xff\xfe"
     assert queue.get("d").payload is not None
+    assert queue.get("a").headers == {}
     assert [info.id for info in inspector.tasks("pending")] == ["a", "b", "c", "d"]
+    for payload in ("NaN", "[1e999]"):
+        sql("INSERT INTO fireforget_enqueue (type, task_id, payload, headers) VALUES ('t', ?, ?, ?)",
+            (payload, payload, '{"a": 1, "b": "c"}'))  # fmt: skip
+        assert (queue.get(payload).payload, queue.get(payload).headers) == (payload, {"b": "c"})
 
 
 # --- Inspector ----------------------------------------------------------------------------------------------------------
@@ -119,8 +124,10 @@ def test_jobs_of_a_state_come_in_pages(queue, inspector, sql):
     assert pages == [ids[:2], ids[2:4], ids[4:]]
     assert [info.id for info in inspector.tasks(State.PENDING, queue="low")] == ids[5:]
     assert inspector.tasks("archived") == []
-    with pytest.raises(ValueError):
-        inspector.tasks("done")
+    with pytest.raises(InvalidOption, match="did you mean 'pending'"):
+        inspector.tasks("pendng")
+    with pytest.raises(InvalidOption, match=r"give an open queue: Inspector\(SqliteQueue\('own.db'\)\)"):
+        Inspector("own.db")
     with pytest.raises(UnknownJob):
         inspector.tasks("pending", after="gone")
 

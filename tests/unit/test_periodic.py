@@ -143,7 +143,14 @@ def test_a_tick_in_time_is_enqueued_whatever_the_policy(missed):
     """60 seconds late is in time; so are several ticks within them."""
     assert due(missed, "08:00:00", "08:00:00") == ([at("08:00:00")], at("09:00:00"), None)
     assert due(missed, "08:00:00", "08:01:00") == ([at("08:00:00")], at("09:00:00"), None)
-    assert due(missed, "08:00:00", "08:01:00", "@every 30s")[0] == [at("08:00:00"), at("08:00:30"), at("08:01:00")]
+
+
+def test_a_short_gap_makes_no_burst_of_short_intervals():
+    """Of ticks that are due at the same look the last is in time, and the others were missed; catch_up has them all."""
+    assert due("skip", "08:00:00", "08:00:32", "@every 5s")[0] == [at("08:00:30")]
+    ticks, following, dropped = due("run_once", "08:00:00", "08:00:32", "@every 5s")
+    assert (ticks, following, dropped) == ([at("08:00:30")], at("08:00:35"), (at("08:00:00"), at("08:00:25")))
+    assert len(due("catch_up", "08:00:00", "08:00:32", "@every 5s")[0]) == 7
 
 
 def test_of_missed_ticks_one_is_run_or_none_or_all():
@@ -163,5 +170,5 @@ def test_one_that_is_in_time_stands_for_those_that_were_missed():
 def test_catching_up_has_an_end():
     """The last 1,000, after whatever time; a year of minutes is looked through no further."""
     found = due_ticks(parse("* * * * *"), "catch_up", at("08:00:00") - 365 * 86400, at("08:00:00"))
-    assert len(found.ticks) == 1002 and found.ticks[-1] == at("08:00:00")
+    assert len(found.ticks) == 1001 and found.ticks[-1] == at("08:00:00")
     assert found.dropped == (at("08:00:00") - 365 * 86400, found.ticks[0] - 60)

@@ -592,10 +592,7 @@ def translate(path: str, error: sqlite3.Error, waited: float | None = None) -> S
     make, problem = _MEANINGS.get(code & 0xFF, (StoreError, f"SQLite says: {error}"))
     if make is StoreBusy:
         seconds = "" if waited is None else f" after waiting {waited:.1f} s"
-        problem = (
-            f"another program holds the write lock{seconds}: find who keeps a transaction open, or try again (in Python, "
-            "timeout= has a call wait longer)"
-        )
+        problem = f"another program holds the write lock{seconds}: find who keeps a transaction open, or wait longer (timeout=)"
     return make(path, problem)
 
 

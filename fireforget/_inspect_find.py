@@ -70,7 +70,7 @@ def _state(name: State | str) -> State:
         return State(name)
     except ValueError:
         near = difflib.get_close_matches(str(name), list(State), n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"choose among {', '.join(State)}"
+        remedy = f"did you mean {str(near[0])!r}?" if near else f"choose among {', '.join(State)}"
         raise InvalidOption("state", name, remedy) from None
 
 

@@ -35,6 +35,7 @@ from fireforget.errors import (
     InvalidOption,
     QueueNotEmpty,
     ScheduleInUse,
+    StoreBusy,
     TaskIDConflict,
     UnknownJob,
     UnknownQueue,
@@ -95,6 +96,8 @@ def _print_no_more() -> None:
 def _in_words(error: FireforgetError, called: str) -> str:
     if isinstance(error, Misused):
         return f"{error} (see {called} --help)"
+    if isinstance(error, StoreBusy):  # the flag --timeout is another
+        return str(error).replace("or wait longer (timeout=)", "or try again")
     return in_flags(error) if isinstance(error, InvalidOption) else str(error)
 
 

@@ -171,6 +171,7 @@ def test_timeouts_hold_while_somebody_has_stopped_the_helper(site):
     assert worker.stop() == 0
 
 
+@pytest.mark.torture  # it takes 12 s
 def test_a_retry_policy_that_hangs_holds_up_its_own_job_alone(site):
     """After five seconds the default delay is used; the child that hangs in it is replaced."""
     worker = site.worker("--concurrency", 2)

@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import sys
 import threading
 from contextlib import suppress
 from typing import Any
@@ -63,6 +64,12 @@ def _dashboard(arguments: argparse.Namespace) -> int:
             metrics_file=arguments.metrics_file,
         )
         logs.configure()
+        if arguments.metrics_file is not None and not os.path.exists(arguments.metrics_file):
+            print(
+                f"{output.printable(arguments.metrics_file)}: there is no such file yet, so /metrics is without a worker's counters "
+                "until one is started with this --metrics-file",
+                file=sys.stderr,
+            )
         with suppress(OSError, AttributeError):  # another system has no such thing
             os.nice(_NICENESS)
         server = dashboard.Server(app, arguments.host, arguments.port)
@@ -82,7 +89,7 @@ def _announce(url: str, arguments: argparse.Namespace, *, protected: bool) -> No
     if wants_json(arguments):
         output.print_json({"url": url, "read_only": arguments.read_only, "protected": protected}, indent=None)
         return
-    more = ", which only shows" if arguments.read_only else ""
+    more = ", which only shows," if arguments.read_only else ""
     print(f"The dashboard{more} is at {url}{' and asks for the token' if protected else ''}. Ctrl-C ends it.", flush=True)
 
 

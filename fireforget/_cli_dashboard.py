@@ -66,6 +66,12 @@ def _dashboard(arguments: argparse.Namespace) -> int:
             metrics_file=arguments.metrics_file,
         )
         logs.configure()
+        if arguments.metrics_file is not None and not os.path.exists(arguments.metrics_file):
+            print(
+                f"{output.printable(arguments.metrics_file)}: there is no such file yet, so /metrics is without a worker's counters "
+                "until one is started with this --metrics-file",
+                file=sys.stderr,
+            )
         with suppress(OSError, AttributeError):  # another system has no such thing
             os.nice(_NICENESS)
         server = dashboard.Server(app, arguments.host, arguments.port)

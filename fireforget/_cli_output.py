@@ -14,7 +14,7 @@ from dataclasses import fields
 from datetime import UTC, date, datetime
 from typing import Any
 
-from fireforget.inspector import Attempt, Step
+from fireforget.inspector import Attempt, ChildDeath, ChildInfo, ChildJob, Step
 from fireforget.task import Progress, State, TaskInfo
 
 _COLOURS = {
@@ -196,6 +196,32 @@ def _line(row: Sequence[str], widths: Sequence[int], left: Sequence[int]) -> str
     return line if limit is None else cut(line, limit)
 
 
+def rows_of_children(children: Sequence[ChildInfo]) -> list[list[str]]:
+    """Return the cells of `CHILD_HEAD` for each child, those of a job for each that it runs."""
+    rows = []
+    for child in children:
+        memory = "" if child.memory is None else size(child.memory)
+        its = [str(child.pid), _since(child.started_at), memory]
+        jobs = [[job.id, job.type, _since(job.since)] for job in child.jobs]
+        rows.append([*its, *(jobs[0] if jobs else ["idle", "", ""])])
+        rows += [["", "", "", *job] for job in jobs[1:]]
+    return rows
+
+
+CHILD_HEAD = ("child", "up", "memory", "runs", "type", "for")
+CHILD_LEFT = (0, 3, 4)
+
+
+def _since(moment: datetime) -> str:
+    return age(max(0.0, (datetime.now(UTC) - moment).total_seconds()))
+
+
+def deaths_of_children(count: int, last: ChildDeath | None) -> str:
+    """Return how many children of a worker have died, and how the last one did."""
+    told = "" if last is None else f", the last {briefly(last.at)}: {last.pid}, {last.reason}"
+    return f"{plural(count, 'child has', 'children have')} died{told}"
+
+
 def print_fields(members: Sequence[tuple[str, str]]) -> None:
     """Print names and values below each other; those without a value are left out."""
     width = max((len(name) for name, _ in members), default=0)
@@ -224,6 +250,8 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, Progress):
         return {"fraction": value.fraction, "note": value.note}
+    if isinstance(value, ChildInfo | ChildJob | ChildDeath):
+        return vars(value)
     return str(value)
 
 

@@ -1,4 +1,4 @@
-"""The command `worker list`: workers that have signed in, alive or dead, and the jobs in their hands."""
+"""The command `worker list`: workers that have signed in, alive or dead, their children, and the jobs in their hands."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ def add_worker_list(commands: Commands) -> None:
     """Add `worker list`; a worker itself is started elsewhere."""
     worker = add_group(commands, "worker", "run the jobs of an application (worker --help), or list workers (worker list)")
     listing = add_command(
-        worker, "list", _workers, "print the workers, alive and dead, and the jobs in their hands", "worker list"
+        worker, "list", _workers, "print the workers, alive and dead, their children, and the jobs in their hands", "worker list"
     )
     listing.add_argument(
         "--limit",
@@ -41,10 +41,21 @@ def _workers(arguments: argparse.Namespace) -> int:
         left=(0, 1, 7),
     )
     for worker in workers:
+        _print_children_of(worker)
         _print_jobs_of(worker, jobs[worker.name])
     if any(not worker.alive for worker in workers):
         print("\nThe jobs of a dead worker are pending again as soon as another one looks.")
     return 0
+
+
+def _print_children_of(worker: WorkerInfo) -> None:
+    name = output.paint(output.printable(worker.name), "bold")
+    if worker.child_deaths:
+        print(f"\n{name}: {output.deaths_of_children(worker.child_deaths, worker.last_child_death)}")
+    if worker.children:
+        print(f"\n{name} has {output.plural(len(worker.children), 'child', 'children')}")
+        rows = output.rows_of_children(worker.children)
+        output.print_table(output.CHILD_HEAD, rows, empty="", left=output.CHILD_LEFT, whole=(0, 3))
 
 
 def _print_jobs_of(worker: WorkerInfo, jobs: Sequence[TaskInfo]) -> None:

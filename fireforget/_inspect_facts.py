@@ -40,6 +40,39 @@ class QueueStats:
 
 
 @dataclass(frozen=True)
+class ChildJob:
+    """A job that a child of a worker runs at this moment."""
+
+    id: str
+    type: str
+    queue: str
+    since: datetime
+    """When the child began to run it; `started_at` of the job is when the worker claimed it."""
+
+
+@dataclass(frozen=True)
+class ChildInfo:
+    """One of a worker's processes that run handlers."""
+
+    pid: int
+    started_at: datetime
+    memory: int | None
+    """Bytes that are resident, pages that it shares with others included; None where the system does not tell."""
+    jobs: list[ChildJob]
+    """What it runs, at most one job a thread; one that has ended while this was read may be missing."""
+
+
+@dataclass(frozen=True)
+class ChildDeath:
+    """The end of a child that was not meant to end."""
+
+    at: datetime
+    pid: int
+    reason: str
+    """The signal's name, such as "SIGKILL", or "exit code 1"."""
+
+
+@dataclass(frozen=True)
 class WorkerInfo:
     """One worker that has signed in; one that was killed stands here until the next one takes over from it."""
 
@@ -54,6 +87,11 @@ class WorkerInfo:
     """Jobs in its hands: running, or about to."""
     alive: bool
     """Whether any of its processes lives: the lock that they share is held."""
+    children: list[ChildInfo] | None = None
+    """Its children that live, first slot first; None where that cannot be read: its lock file is another user's, or gone."""
+    child_deaths: int | None = None
+    """How many of its children have died since it started though they should not have; None where that cannot be read."""
+    last_child_death: ChildDeath | None = None
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,33 @@
-"""Whether a worker that stands in the database lives: the kernel says so, by the lock that its processes hold."""
+"""Whether a worker that stands in the database lives, and what its children are at.
+
+The kernel tells the first, by the lock that its processes hold. The second stands on its board, of which a copy is read: whoever
+looks neither locks it nor writes to it, and what cannot be read is left open.
+"""
 
 import os
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
 
-from fireforget import _db
+from fireforget import _board_layout, _db, _sql
+from fireforget._board_layout import SeenBoard, exit_word
 from fireforget._claims import boot_id
+from fireforget._inspect_access import Connection, instant
+from fireforget._inspect_facts import ChildDeath, ChildInfo, ChildJob
+from fireforget.queue_sqlite import public_id
 
 try:
     import fcntl
 except ImportError:  # Windows: there is no worker there
     fcntl = None  # type: ignore[assignment]
+
+_TOGETHER = (64, 8, 1)
+_LONGEST = 10.0**9  # seconds that anything has lasted; more was read in the middle of a change
+
+Names = tuple[str, str, str]
+"""The id, type and queue of a job."""
 
 
 def is_alive(database_path: str, lock_file: str, boot: str, pid: int) -> bool:
@@ -17,7 +36,7 @@ def is_alive(database_path: str, lock_file: str, boot: str, pid: int) -> bool:
     The lock is tried for, shared, and let go at once: a worker that wants to take over in this very moment tries again soon. No
     process may fork meanwhile, since the child would hold it for as long as it lives.
     """
-    path = os.path.join(os.path.dirname(database_path), os.path.basename(lock_file))
+    path = _path_of(database_path, lock_file)
     with _db.gate:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -40,3 +59,68 @@ def _has_process(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _path_of(database_path: str, lock_file: str) -> str:
+    return os.path.join(os.path.dirname(database_path), os.path.basename(lock_file))
+
+
+def board_of(database_path: str, lock_file: str, boot: str) -> SeenBoard | None:
+    """Return a worker's board as it is at this moment; None where it cannot be read, or is of an earlier start of the machine."""
+    if boot != boot_id():
+        return None
+    with suppress(OSError):  # cleaned away, or another user's
+        descriptor = os.open(_path_of(database_path, lock_file), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return _board_layout.read(descriptor)
+        finally:
+            os.close(descriptor)
+    return None
+
+
+def names_of_running(connection: Connection, boards: Iterable[SeenBoard], tag: str) -> dict[int, Names]:
+    """Return what the jobs are by number that boards say are running, of those that are in a worker's hands still."""
+    numbers = [n for board in boards for child in board.children for _, n, _ in child.running if 0 < n < 2**63]
+    found = {}
+    for part in _sql.in_parts(numbers, _TOGETHER):
+        for n, nonce, task_id, type, queue in connection.execute(_sql.running_jobs(len(part)), part):
+            found[n] = (task_id or public_id(tag, n, nonce), type, queue)
+    return found
+
+
+def children_on(board: SeenBoard, names: Mapping[int, Names], ahead: float, *, is_here: bool) -> list[ChildInfo]:
+    """Return the children that stand on a board.
+
+    `ahead` is how many seconds the calendar is ahead of the monotonic clock, `is_here` whether their process ids are this
+    machine's.
+    """
+    return [
+        ChildInfo(
+            child.pid,
+            _moment(ahead, child.born),
+            _resident(child.pid) if is_here else None,
+            [ChildJob(*names[n], _moment(ahead, began)) for _, n, began in child.running if n in names],
+        )
+        for child in board.children
+        if child.pid
+    ]
+
+
+def last_death_on(board: SeenBoard) -> ChildDeath | None:
+    """Return the last death of a child that stands on a board."""
+    if not board.deaths or not 0 <= board.died < _LONGEST * 10:
+        return None
+    return ChildDeath(instant(board.died), board.dead_pid, exit_word(board.dead_code))
+
+
+def _moment(ahead: float, began: float) -> datetime:
+    """Return an instant of the monotonic clock as one of the calendar, to the millisecond, so that two looks tell the same."""
+    now = time.monotonic()
+    return instant(round((began if now - _LONGEST < began < now else now) + ahead, 3))
+
+
+def _resident(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):  # it has ended, or this is no Linux
+        return None

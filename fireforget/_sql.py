@@ -165,6 +165,17 @@ ORDER BY n
 LIMIT :most
 """
 
+
+@cache
+def running_jobs(jobs: int) -> str:
+    """Return the statement that reads `jobs` active jobs by the numbers that boards name; `+` keeps it to the rows' numbers."""
+    return f"""
+SELECT n, nonce, task_id, type, queue
+FROM fireforget_job
+WHERE n IN ({", ".join("?" * jobs)}) AND +state = {ACTIVE}
+"""
+
+
 # What was processed by day; day 0 is what came before the days that are kept.
 TOTALS = """
 SELECT

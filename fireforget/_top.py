@@ -12,7 +12,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from fireforget._cli_output import age, columns_of, cut, one_line, plural, printable, short_duration
+from fireforget._cli_output import (
+    CHILD_HEAD,
+    CHILD_LEFT,
+    age,
+    columns_of,
+    cut,
+    deaths_of_children,
+    one_line,
+    plural,
+    printable,
+    rows_of_children,
+    short_duration,
+)
 from fireforget.errors import UnknownJob
 from fireforget.inspector import Attempt, HistoryPoint, Inspector, QueueStats, WorkerInfo
 from fireforget.task import State, TaskInfo
@@ -30,7 +42,7 @@ HELP = (
     ("up down, j k", "move; also page up and down, g G"),
     ("left right, h l", "jobs: the state before, the next one"),
     ("n p", "jobs: the next page, the one before"),
-    ("enter", "a queue: its jobs; a job: all of it; a worker's jobs are below it"),
+    ("enter", "a queue: its jobs; a job: all of it; a worker's children and jobs are below it"),
     ("a", "jobs: of all queues"),
     ("esc", "back"),
     ("space", "hold, go on"),
@@ -427,6 +439,7 @@ def _workers(view: View, seen: Snapshot, room: int) -> list[Line]:
     table = Table(["worker", "state", "children", "jobs", "up", "queues"], rows, (0, 1, 5), styles)
     most = max(2, room - 3 if len(rows) < room - 3 else room // 2)
     lines = _table_lines(table, view.at["workers"], most)
+    lines += _children(seen.workers[min(view.at["workers"], len(rows) - 1)], room - len(lines), len(seen.jobs))
     if room - len(lines) >= 3:
         lines += [
             [],
@@ -434,6 +447,19 @@ def _workers(view: View, seen: Snapshot, room: int) -> list[Line]:
         ]
         if not seen.jobs:
             lines.append([("this one has no jobs in its hands", "dim")])
+    return lines
+
+
+def _children(worker: WorkerInfo, room: int, jobs: int) -> list[Line]:
+    """Return a worker's children and their deaths, with room left for the jobs in its hands."""
+    lines: list[Line] = []
+    if worker.child_deaths and room >= 3:
+        lines += [[], [(deaths_of_children(worker.child_deaths, worker.last_child_death), "bad")]]
+    rows = rows_of_children(worker.children or [])
+    most = room - len(lines) - 1 - min(jobs + 2, room // 2)
+    if rows and most >= 2:
+        styles = ["good" if row[4] else "dim" for row in rows]
+        lines += [[], *_table_lines(Table(CHILD_HEAD, rows, CHILD_LEFT, styles), None, most)]
     return lines
 
 

@@ -10,12 +10,14 @@ the jobs and not the others.
 What may be done to a job in which state stands in `RUNNABLE`, `ARCHIVABLE`, `CANCELLABLE`, `DELETABLE` and `UPDATABLE`.
 
 The records are in `_inspect_facts`; reading, writing and finding one job in `_inspect_access`; finding many in `_inspect_find`;
-the history in `_inspect_history`; what a change does in `_inspect_change`; whether a worker lives in `_inspect_workers`; ids
-that are nearly right in `_inspect_ids`.
+the history in `_inspect_history`; what a change does in `_inspect_change`; whether a worker lives, and what its children are at,
+in `_inspect_workers`; ids that are nearly right in `_inspect_ids`.
 """
 
 import json
 import os
+import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -44,6 +46,9 @@ from fireforget._inspect_change import (
 from fireforget._inspect_facts import (
     ROW_BYTES,
     Attempt,
+    ChildDeath,
+    ChildInfo,
+    ChildJob,
     Dependant,
     GroupInfo,
     HistoryPoint,
@@ -57,7 +62,7 @@ from fireforget._inspect_facts import (
 )
 from fireforget._inspect_find import MOST_READ, Filter, Finder
 from fireforget._inspect_ids import Ids
-from fireforget._inspect_workers import is_alive
+from fireforget._inspect_workers import board_of, children_on, is_alive, last_death_on, names_of_running
 from fireforget._limits import QueueLimits
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import Seconds, to_datetime
@@ -75,6 +80,9 @@ __all__ = [
     "UPDATABLE",
     "Attempt",
     "Backup",
+    "ChildDeath",
+    "ChildInfo",
+    "ChildJob",
     "Dependant",
     "Finding",
     "GroupInfo",
@@ -242,23 +250,28 @@ class Inspector:
         return {name for row in rows for name in json.loads(row[6])}
 
     def workers(self) -> list[WorkerInfo]:
-        """Return the workers that have signed in, oldest first; those that were killed stand here until another takes over."""
+        """Return the workers that have signed in, oldest first; those that were killed stand here until another takes over.
+
+        What their children run is of the moment at which it was read, and costs the workers nothing.
+        """
+        path, tag, ahead = self._queue.path, self._access.tag, self._access.now() - time.monotonic()
         with self._access.reading() as connection:
             rows = connection.execute(_sql.WORKERS_AND_LOAD).fetchall()
-        return [
-            WorkerInfo(
-                name,
-                host,
-                pid,
-                json.loads(queues),
-                concurrency,
-                threads,
-                instant(started_at),
-                active,
-                is_alive(self._queue.path, lock_file, boot, pid),
-            )
-            for name, host, pid, queues, concurrency, threads, started_at, active, lock_file, boot in rows
-        ]
+            boards = {lock_file: board_of(path, lock_file, boot) for *_, lock_file, boot in rows}
+            names = names_of_running(connection, [board for board in boards.values() if board is not None], tag)
+        found = []
+        for name, host, pid, queues, concurrency, threads, started_at, active, lock_file, boot in rows:
+            alive, board = is_alive(path, lock_file, boot, pid), boards[lock_file]
+            children: list[ChildInfo] | None = None if alive else []
+            if alive and board is not None:
+                children = children_on(board, names, ahead, is_here=host == socket.gethostname())
+            found.append(
+                WorkerInfo(
+                    name, host, pid, json.loads(queues), concurrency, threads, instant(started_at), active, alive, children,
+                    None if board is None else board.deaths, None if board is None else last_death_on(board),
+                )
+            )  # fmt: skip
+        return found
 
     def tasks_of_worker(self, name: str, limit: int = 100) -> list[TaskInfo]:
         """Return up to `limit` jobs in the hands of a worker, first enqueued first; none of an unknown one."""

@@ -138,6 +138,7 @@ def point(one: HistoryPoint) -> dict[str, Any]:
 
 def worker(info: WorkerInfo) -> dict[str, Any]:
     """Return a worker."""
+    death = info.last_child_death
     return {
         "name": info.name,
         "host": info.host,
@@ -148,7 +149,24 @@ def worker(info: WorkerInfo) -> dict[str, Any]:
         "started_at": instant(info.started_at),
         "active": info.active,
         "alive": info.alive,
+        "child_deaths": info.child_deaths,
+        "last_child_death": None if death is None else {"at": instant(death.at), "pid": death.pid, "reason": death.reason},
     }
+
+
+def children(info: WorkerInfo) -> list[dict[str, Any]] | None:
+    """Return the children of a worker, and what each runs."""
+    if info.children is None:
+        return None
+    return [
+        {
+            "pid": one.pid,
+            "started_at": instant(one.started_at),
+            "memory": one.memory,
+            "jobs": [{"id": job.id, "type": job.type, "queue": job.queue, "since": instant(job.since)} for job in one.jobs],
+        }
+        for one in info.children
+    ]
 
 
 def schedule(info: ScheduleInfo, times: int) -> dict[str, Any]:

@@ -262,7 +262,7 @@ class Views:
         return {"queues": overview["queues"], "seconds": overview["seconds"]}
 
     def workers(self, _: Request) -> dict[str, Any]:
-        """Return the workers, the jobs in their hands, and their processes."""
+        """Return the workers, the jobs in their hands, their children and what these run, and their processes."""
         workers = self.inspector.workers()
         hands = self._in_hands(workers)
         return {
@@ -270,6 +270,7 @@ class Views:
                 {
                     **(line := shown.worker(worker)),
                     "jobs": [shown.job_line(info) for info in hands.get(worker.name, [])],
+                    "children": shown.children(worker),
                     "processes": processes.of_worker(worker.pid, worker.host) if line["alive"] else None,
                 }
                 for worker in workers

@@ -4,18 +4,8 @@ The lock (`flock`) belongs to the open file, and children inherit that by fork: 
 worker is gone, however it went. Whoever then gets the lock may take over the worker's jobs, and reads on the board which of
 them were running.
 
-Each child has a slot of 8-byte words, and in it a cell for each job that it can run at once::
-
-    slot:  limit      (supervisor) jobs of this child may be started up to this index, not including it
-           started    (child)      how many it has started
-           done       (child)      with one thread: jobs below this index have ended, with nothing to tell or all told
-    cell:  index + 1  (child)      which of its jobs runs here, 0 for none
-           number     (child)      that job's number in the database
-           began      (child)      monotonic seconds, as a double
-           interrupt  (supervisor) index + 1 of the job to be interrupted
-           reason     (supervisor) why: see `Reason`
-           holds      (child)      since when it holds the database's write lock for a handler or a step, 0 for not at all
-           decides    (child)      since when, in monotonic seconds, the application decides on its failure, 0 for not at all
+Each child has a slot, and in it a cell for each job that it can run at once: `_board_layout` has what stands where, and reads it
+for those who only look.
 
 Behind the slots each child has a ring for results (`ring`). In the header, `wanted` says that the supervisor waits for that lock
 or has it: children that want it let it go first.
@@ -31,12 +21,12 @@ An aligned 8-byte store is one machine store wherever Linux runs Python, so nobo
 import mmap
 import os
 import secrets
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 
+from fireforget import _board_layout as layout
 from fireforget._pool.ring import RING_WORDS, Ring
 
 try:
@@ -44,15 +34,6 @@ try:
 except ImportError:  # Windows: there is no worker there, and `Worker` says so
     fcntl = None  # type: ignore[assignment]
 
-_MAGIC = b"ffboard1"
-_MAGIC_OF_RELAY = b"ffrelay1"  # nothing that runs there is to blame for a death
-_HEADER = struct.Struct("<8sQQ")  # magic, slots, threads
-_HEADER_WORDS = 8
-_SLOT_WORDS = 8
-_CELL_WORDS = 8
-_LIMIT, _STARTED, _DONE = 0, 1, 2
-_INDEX, _NUMBER, _BEGAN, _INTERRUPT, _REASON, _HOLDS, _DECIDES = 0, 1, 2, 3, 4, 5, 6
-_WANTED = 3  # in the header, behind what `_HEADER` packs
 UNLIMITED = 2**63
 
 SETTLE_SECONDS = 0.002
@@ -99,7 +80,7 @@ class Board:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _allocate(descriptor, _size_with_rings(slots, threads))
-            os.pwrite(descriptor, _HEADER.pack(_MAGIC if blames else _MAGIC_OF_RELAY, slots, threads), 0)
+            os.pwrite(descriptor, layout.HEADER.pack(layout.MAGIC if blames else layout.MAGIC_OF_RELAY, slots, threads), 0)
             return cls(path, descriptor, slots, threads)
         except BaseException:
             os.close(descriptor)
@@ -109,19 +90,26 @@ class Board:
     @contextmanager
     def wanting_the_lock(self) -> Iterator[None]:
         """Have the children stand aside for the database's write lock while the block waits for it and has it."""
-        self.words[_WANTED] = 1
+        self.words[layout.WANTED] = 1
         try:
             yield
         finally:
-            self.words[_WANTED] = 0
+            self.words[layout.WANTED] = 0
 
     def slot(self, number: int) -> "Slot":
         """Return a child's part of the board."""
-        return Slot(self, _HEADER_WORDS + number * _slot_words(self.threads), self.threads)
+        return Slot(self, layout.HEADER_WORDS + number * layout.slot_words(self.threads), self.threads)
 
     def ring(self, number: int) -> Ring:
         """Return where a child lays down results."""
-        return Ring(self.words, _size(self.slots, self.threads) // 8 + number * RING_WORDS)
+        return Ring(self.words, layout.size(self.slots, self.threads) // 8 + number * RING_WORDS)
+
+    def note_death(self, pid: int, code: int) -> None:
+        """Count a child that died though it should not have, for those who look; `code` is negative for a signal."""
+        self.doubles[layout.DIED] = time.time()
+        self.words[layout.DEAD_PID] = pid
+        self.words[layout.DEAD_CODE] = code % layout.SIGNED
+        self.words[layout.DEATHS] += 1
 
     def outlive_children(self, seconds: float) -> bool:
         """Give up the lock and wait until it can be had anew: then no child lives that inherited it. False when one still does.
@@ -162,16 +150,25 @@ class Slot:
         self.words = board.words
         self.doubles = board.doubles
         self._offset = offset
-        self.limit_at = offset + _LIMIT
-        self.started_at = offset + _STARTED
-        self.done_at = offset + _DONE
-        self.cells = [Cell(board, offset + _SLOT_WORDS + cell * _CELL_WORDS) for cell in range(threads)]
+        self.limit_at = offset + layout.LIMIT
+        self.started_at = offset + layout.STARTED
+        self.done_at = offset + layout.DONE
+        self.cells = [Cell(board, offset + layout.SLOT_WORDS + cell * layout.CELL_WORDS) for cell in range(threads)]
 
     def clear(self) -> None:
         """Make the slot ready for a new child."""
-        for word in range(self._offset, self._offset + _SLOT_WORDS + len(self.cells) * _CELL_WORDS):
+        for word in range(self._offset, self._offset + layout.SLOT_WORDS + len(self.cells) * layout.CELL_WORDS):
             self.words[word] = 0
         self.words[self.limit_at] = UNLIMITED
+
+    def occupy(self, pid: int) -> None:
+        """Say whose slot it is, for those who look."""
+        self.doubles[self._offset + layout.BORN] = time.monotonic()
+        self.words[self._offset + layout.PID] = pid
+
+    def vacate(self) -> None:
+        """Say that no child is here any more."""
+        self.words[self._offset + layout.PID] = 0
 
     @property
     def started(self) -> int:
@@ -202,13 +199,7 @@ class Slot:
 
     def running(self) -> list[tuple[int, int, float]]:
         """Return (index, job number, monotonic start) of what runs now; a torn view of a job that just changes is harmless."""
-        words, limit, done = self.words, self.words[self.limit_at], self.done
-        found = []
-        for cell in self.cells:
-            index = words[cell.index_at] - 1
-            if index >= 0 and index >= done and index < limit:
-                found.append((index, words[cell.number_at], self.doubles[cell.began_at]))
-        return found
+        return layout.running(self.words, self.doubles, self._offset, len(self.cells))
 
     def holding(self) -> dict[int, float]:
         """Return since when, in monotonic seconds, the jobs that hold the database's write lock do so, by index."""
@@ -240,13 +231,13 @@ class Cell:
     __slots__ = ("began_at", "decides_at", "holds_at", "index_at", "interrupt_at", "number_at", "reason_at")
 
     def __init__(self, board: Board, offset: int) -> None:
-        self.index_at = offset + _INDEX
-        self.number_at = offset + _NUMBER
-        self.began_at = offset + _BEGAN
-        self.interrupt_at = offset + _INTERRUPT
-        self.reason_at = offset + _REASON
-        self.holds_at = offset + _HOLDS
-        self.decides_at = offset + _DECIDES
+        self.index_at = offset + layout.INDEX
+        self.number_at = offset + layout.NUMBER
+        self.began_at = offset + layout.BEGAN
+        self.interrupt_at = offset + layout.INTERRUPT
+        self.reason_at = offset + layout.REASON
+        self.holds_at = offset + layout.HOLDS
+        self.decides_at = offset + layout.DECIDES
 
 
 class LockMark:
@@ -263,19 +254,11 @@ class LockMark:
 
     def is_wanted(self) -> bool:
         """Return whether the supervisor waits for the lock, or has it."""
-        return self._words[_WANTED] != 0
-
-
-def _slot_words(threads: int) -> int:
-    return _SLOT_WORDS + threads * _CELL_WORDS
-
-
-def _size(slots: int, threads: int) -> int:
-    return 8 * (_HEADER_WORDS + slots * _slot_words(threads))
+        return self._words[layout.WANTED] != 0
 
 
 def _size_with_rings(slots: int, threads: int) -> int:
-    return _size(slots, threads) + 8 * slots * RING_WORDS
+    return layout.size(slots, threads) + 8 * slots * RING_WORDS
 
 
 # --- boards of other workers --------------------------------------------------------------------------------------------
@@ -290,14 +273,10 @@ class DeadBoard:
 
     def running_jobs(self) -> frozenset[int]:
         """Return the numbers of the jobs that were running when the worker died; none of a relay, or when nobody can tell."""
-        content = os.pread(self._descriptor, 16 * 1024 * 1024, 0)
-        if len(content) < _HEADER.size:
+        seen = layout.read(self._descriptor)
+        if seen is None or seen.is_relays:
             return frozenset()
-        magic, slots, threads = _HEADER.unpack_from(content)
-        if magic != _MAGIC or len(content) < _size(slots, threads):
-            return frozenset()
-        board = _Snapshot(content, threads)
-        return frozenset(number for slot in range(slots) for _, number, _ in board.slot(slot).running())
+        return frozenset(number for child in seen.children for _, number, _ in child.running)
 
     def remove(self) -> None:
         """Remove the file and give up its lock."""
@@ -308,14 +287,6 @@ class DeadBoard:
     def release(self) -> None:
         """Give up the lock, and leave the file."""
         os.close(self._descriptor)
-
-
-class _Snapshot(Board):
-    def __init__(self, content: bytes, threads: int) -> None:
-        whole = content[: len(content) // 8 * 8]
-        self.threads = threads
-        self.words = memoryview(whole).cast("Q")
-        self.doubles = memoryview(whole).cast("d")
 
 
 def lock_if_dead(path: str) -> DeadBoard | None:

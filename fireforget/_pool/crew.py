@@ -17,13 +17,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fireforget import logs, metrics
+from fireforget._board_layout import exit_word
 from fireforget._pool.board import SETTLE_SECONDS, Board
 from fireforget._pool.channel import Mailbox
 from fireforget._pool.config import Settings
 from fireforget._pool.enforcer import Enforcer, Watched
 from fireforget._pool.helper import ForkHelper
 from fireforget._pool.plan import Pace, room
-from fireforget._pool.verdicts import Row, Verdicts, exit_word
+from fireforget._pool.verdicts import Row, Verdicts
 from fireforget.errors import HelperDied
 
 STUCK_AFTER = 0.2
@@ -235,6 +236,7 @@ class Crew:
     def _forked(self, slot_number: int, pid: int) -> None:
         child = self._children[slot_number]
         child.pid = pid
+        child.slot.occupy(pid)
         child.watched = Watched(pid, child.slot, child.jobs)
         self._enforcer.watch(child.watched)
         self.freed = True
@@ -260,6 +262,7 @@ class Crew:
     def _lament(self, child: ChildHandle, pid: int, code: int) -> None:
         reason = exit_word(code)
         self._samples.count("fireforget_child_deaths_total", (reason,))
+        self._board.note_death(pid, code)
         if child.watched is not None and child.watched.killed_for is not None:
             return  # a timeout that the job did not heed: told with the job
         logs.event(logging.ERROR, f"child {pid} died: {reason}", pid=pid, reason=reason)
@@ -298,6 +301,7 @@ class Crew:
             self._poll.unregister(child.mailbox.socket)
         child.mailbox.close()
         self._enforcer.forget(child.pid)
+        child.slot.vacate()
         del self._children[child.slot_number]
 
     # --- what children say --------------------------------------------------------------------------------------------

@@ -5,13 +5,13 @@ for log records and counts of runs whose own process could not make them any mor
 """
 
 import logging
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fireforget import logs, metrics
+from fireforget._board_layout import exit_word
 from fireforget._claims import HOOK, Fence, Settlement
 from fireforget._pool import hooks
 from fireforget._pool.board import Reason
@@ -395,16 +395,6 @@ class Verdicts:
                 why = "the worker stops" if all else f"no child has answered within {ANSWER_SECONDS:g} s"
                 logs.retry_delay_failed(pattern, job_id, why)
                 self.answered(token, default_delay(retry_count), True)
-
-
-def exit_word(code: int) -> str:
-    """Return a short name of how a process ended."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
 
 
 def _exit_sentence(code: int) -> str:

@@ -30,6 +30,7 @@ from fireforget import (
 )
 from fireforget._claims import Claims, Settlement
 from fireforget._history import Ended
+from fireforget._pool.board import Board
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
@@ -586,6 +587,31 @@ def test_workers_are_listed_with_what_they_have_in_their_hands(ok, queue, archiv
     assert "dead, since" in ok("stats")
     (members,) = json.loads(ok("worker", "list", "--json"))
     assert (members["concurrency"], members["alive"], len(members["jobs"])) == (2, False, 3)
+
+
+def test_the_children_of_a_worker_are_listed_a_line_each(ok, queue, archived, sql):
+    """What each runs, and how many have died; the same in JSON."""
+    queue.enqueue(Task("email:send"), task_id="one")
+    board = Board.create(queue.path, slots=2, threads=2)
+    try:
+        sql("UPDATE fireforget_worker SET lock_file = ?", (os.path.basename(board.path),))
+        sql("UPDATE fireforget_job SET state = 3, worker = 1, started_at = enqueued_at WHERE state = 2")
+        board.slot(0).clear()
+        board.slot(0).occupy(2**22 + 1)
+        ((n,),) = sql("SELECT n FROM fireforget_job WHERE task_id = 'one'")
+        for cell in board.slot(0).cells:
+            board.words[cell.index_at], board.words[cell.number_at] = 1, n
+        board.note_death(77, -11)
+        out = ok("worker", "list")
+        assert re.search(r"^host:1:abc: 1 child has died, the last \S+ \S+: 77, SIGSEGV$", out, re.MULTILINE), out
+        assert re.search(r"^4194305 +\S+ +one +email:send +\S+\n +one +email:send +\S+$", out, re.MULTILINE), out
+        (members,) = json.loads(ok("worker", "list", "--json"))
+    finally:
+        board.remove()
+    assert members["child_deaths"] == 1 and members["last_child_death"].keys() == {"at", "pid", "reason"}
+    (child,) = members["children"]
+    assert child.keys() == {"pid", "started_at", "memory", "jobs"} and child["pid"] == 2**22 + 1
+    assert child["jobs"][0].keys() == {"id", "type", "queue", "since"} and child["jobs"][0]["id"] == "one"
 
 
 def test_a_worker_is_given_its_own_flags(say, path):

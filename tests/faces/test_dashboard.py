@@ -14,6 +14,7 @@ import threading
 import time
 import tomllib
 from contextlib import closing
+from datetime import UTC, datetime
 from fnmatch import fnmatch
 from http import HTTPStatus
 from pathlib import Path
@@ -27,6 +28,7 @@ from fireforget import Inspector, InvalidOption, Registry, SkipRetry, SqliteQueu
 from fireforget._dashboard import shown
 from fireforget._dashboard.views import Shared
 from fireforget.errors import StoreUnavailable
+from fireforget.inspector import ChildDeath, ChildInfo, ChildJob, WorkerInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -855,6 +857,12 @@ def test_the_reference_has_every_member_and_no_others(queue, client):
     with worker_of(queue):
         overview = client.get("overview")
         (worker,) = client.get("workers")["workers"]
+    now = datetime.now(UTC)
+    children, death = [ChildInfo(7, now, None, [ChildJob("a", "t", "q", now)])], ChildDeath(now, 7, "SIGKILL")
+    info = WorkerInfo("host:1:a", "host", 1, {}, 1, 1, now, 1, True, children, 1, death)
+    (child,), death = shown.children(info), shown.worker(info)["last_child_death"]
+    assert (child.keys(), death.keys()) == (members["child"], members["death"])
+    assert child["jobs"][0].keys() == members["job of a child"]
     job, page = client.get("jobs?state=archived")["jobs"][0], client.get(f"job?id={failed.id}")
     (schedule,) = client.get("schedules")["schedules"]
     assert overview.keys() == members["overview"] | {"seconds"}
@@ -893,8 +901,8 @@ def command(*words, **environment):
 
 
 def test_the_command_serves_until_it_is_told_to_stop(queue):
-    """And says where; an action is in its log."""
-    process = command("--db", queue.path, "--port", "0", "--json")
+    """And says where, and that it misses the metrics file; an action is in its log."""
+    process = command("--db", queue.path, "--port", "0", "--json", "--metrics-file", "nope.prom")
     try:
         url = json.loads(process.stdout.readline())["url"]
         port = int(url.rstrip("/").rpartition(":")[2])
@@ -909,6 +917,7 @@ def test_the_command_serves_until_it_is_told_to_stop(queue):
         process.kill()
         process.communicate()
     assert process.returncode == 0
+    assert "nope.prom: there is no such file yet" in err
     assert re.search(r'INFO dashboard action queue=default action="pause queue" remote=127\.0\.0\.1', err), err
 
 

@@ -18,6 +18,7 @@ import pytest
 from fireforget import Inspector, State, Task, _cli_top, _top, cli
 from fireforget._claims import Claims
 from fireforget._history import Ended
+from fireforget._pool.board import Board
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -89,6 +90,30 @@ def test_queues_jobs_and_workers_are_a_key_apart(look, queue, claims):
     shown = look("3")
     assert re.search(r"^here:1:x +alive +2 +1 ", shown, re.MULTILINE) and "50%  half" in shown
     assert "last hour of low" in look("tab")
+
+
+def test_the_children_of_the_chosen_worker_stand_below_it(look, queue, claims):
+    """What each runs and for how long, and that one died; however small the terminal."""
+    queue.enqueue(Task("t"))
+    board = Board.create(queue.path, slots=2, threads=1)
+    try:
+        with claims.transaction():
+            claims.connection.execute("UPDATE fireforget_worker SET lock_file = ?", (os.path.basename(board.path),))
+        for number in range(2):
+            board.slot(number).clear()
+            board.slot(number).occupy(2**22 + number)
+        cell = board.slot(0).cells[0]
+        board.words[cell.index_at], board.words[cell.number_at] = 1, run(claims, 1)[0][0]
+        board.doubles[cell.began_at] = time.monotonic() - 42
+        board.note_death(77, 3)
+        shown = look("3")
+        assert re.search(r"^4194304 +0s +\S+ +t +42s$", shown, re.MULTILINE)
+        assert re.search(r"^4194305 +0s +idle$", shown, re.MULTILINE)
+        assert re.search(r"^1 child has died, the last \S+ ago: 77, exit code 3$", shown, re.MULTILINE)
+        for height in range(6, 20):
+            look(height=height, width=30)
+    finally:
+        board.remove()
 
 
 def test_pages_of_jobs_are_turned_at_their_ends(look, queue):

@@ -166,6 +166,22 @@ def test_a_killed_workers_jobs_are_pending_again_within_a_second(site):
     assert len([name for name in os.listdir(site.folder) if "-worker-" in name]) == 1
 
 
+def test_which_child_runs_what_and_that_one_died_can_be_seen(site):
+    """While it runs, and after its process was killed."""
+    site.worker("--concurrency", 1)
+    job = site.enqueue("holds", max_retry=0, retention=60)
+    pid = int(site.hear("holding").split()[1])
+    (worker,) = Inspector(site.queue).workers()
+    (child,) = worker.children
+    assert (child.pid, [one.id for one in child.jobs], worker.child_deaths) == (pid, [job], 0)
+    assert worker.started_at < child.started_at < child.jobs[0].since and child.memory > 2**20
+    os.kill(pid, signal.SIGKILL)
+    assert site.finished(job).state == "archived"
+    (worker,) = Inspector(site.queue).workers()
+    assert (worker.child_deaths, worker.last_child_death.pid, worker.last_child_death.reason) == (1, pid, "SIGKILL")
+    assert all(child.pid != pid and not child.jobs for child in worker.children)
+
+
 def test_a_restart_takes_over_at_once(site):
     """The worker's own restart does not wait for anything."""
     first = site.worker("--concurrency", 1)

@@ -22,7 +22,8 @@ FLOORS = {
     "queue_sqlite",
     # The application's side: handlers and what producers call. Patterns depend on the Enqueuer protocol, never on the store.
     2: "job registry periodic middleware metrics logs patterns idempotency _daemons _submissions inspector _inspect_access "
-    "_inspect_change _inspect_facts _inspect_find _inspect_history _inspect_ids _inspect_workers app _cli_parser",
+    "_inspect_change _inspect_facts _inspect_find _inspect_history _inspect_ids _inspect_workers _board_layout app "
+    "_cli_parser",
     # Processes: heavy, loaded by workers alone.
     3: "_pool _pool.* worker _worker_flags",
     # Faces: what people and shells meet; nothing depends on them.

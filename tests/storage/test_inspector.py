@@ -4,6 +4,7 @@ import fcntl
 import os
 import pickle
 import threading
+import time
 from datetime import UTC, datetime
 from time import perf_counter
 
@@ -24,6 +25,7 @@ from fireforget import (
 from fireforget import inspector as module
 from fireforget._claims import Claims, Settlement
 from fireforget._history import Ended
+from fireforget._pool.board import Board
 from fireforget.errors import DuplicateTask, InvalidOption, InvalidPayload, StoreBusy, UnknownJob
 
 ENDED = ("archived", "cancelled", "completed")
@@ -865,6 +867,44 @@ def test_a_worker_is_alive_as_long_as_its_lock_is_held(inspector, claims, path, 
         fcntl.flock(file, fcntl.LOCK_EX)
         assert [worker.alive for worker in inspector.workers()] == [True]
     assert [worker.alive for worker in inspector.workers()] == [False]
+
+
+def test_the_children_of_a_worker_are_read_from_its_board(inspector, queue, claims, path, sql, clock):
+    """What each runs since when, its memory, and deaths; half written cells and jobs that have just ended are left out."""
+    queue.enqueue_many([Task("t"), Task("t")], queue="q")
+    with claims.transaction():
+        claims.begin_claiming()
+        n = claims.claim("q", ["t"], 1)[0][0]
+    board = Board.create(path, slots=3, threads=2)
+    sql("UPDATE fireforget_worker SET lock_file = ?", (os.path.basename(board.path),))
+    for number in range(3):
+        board.slot(number).clear()
+    assert (info := inspector.workers()[0]).alive and (info.children, info.child_deaths, info.last_child_death) == ([], 0, None)
+    for number, pid in ((0, os.getpid()), (2, 2**22 + 1)):
+        board.slot(number).occupy(pid)
+    for cell, job in zip(board.slot(0).cells, (n, 2**64 - 1), strict=True):
+        board.words[cell.index_at], board.words[cell.number_at] = 1, job
+        board.doubles[cell.began_at] = time.monotonic() - 60
+    for cell, began in zip(board.slot(2).cells, (float("nan"), 1e300), strict=True):
+        board.words[cell.index_at], board.words[cell.number_at], board.doubles[cell.began_at] = 1, n + 1, began
+    board.note_death(77, -9)
+    info = inspector.workers()[0]
+    here, gone = info.children
+    (job,) = here.jobs
+    assert (here.pid, job.id, job.type, job.queue) == (os.getpid(), inspector.tasks("active")[0].id, "t", "q")
+    assert 60 <= clock() - job.since.timestamp() < 70 and (here.memory is None or here.memory > 2**20)
+    assert (gone.pid, gone.memory, gone.jobs) == (2**22 + 1, None, [])
+    assert (info.child_deaths, info.last_child_death.pid, info.last_child_death.reason) == (1, 77, "SIGKILL")
+    board.slot(0).vacate()
+    assert [child.pid for child in inspector.workers()[0].children] == [2**22 + 1]
+    board.remove()
+    assert (inspector.workers()[0].children, inspector.workers()[0].child_deaths) == (None, None)
+    for content in (b"", b"ffboard1" + b"\xff" * 100, b"another" * 100):
+        with open(board.path, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(content)
+            file.flush()
+            assert inspector.workers()[0].children is None
 
 
 def test_the_jobs_in_the_hands_of_a_worker_are_listed(inspector, queue, claims):

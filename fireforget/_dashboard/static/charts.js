@@ -22,7 +22,8 @@ export function lines({ title, series, from, to, gap, start, unit = (value) => c
     const of = one.points.map(([, value]) => value);
     return of.length ? `${one.name}: now ${unit(of[of.length - 1])}, highest ${unit(Math.max(...of))}` : `${one.name}: nothing yet`;
   });
-  return figure(title, told, series, paths, unit(top), [start ?? `${Math.round((to - from) / 60)} min ago`, "now"], shown.some((one) => one.points.length > 1));
+  return figure(title, told, series, paths, unit(top), [start ?? `${Math.round((to - from) / 60)} min ago`, "now"], shown.some((one) => one.points.length > 1),
+    values.length ? "The line begins with the next reading." : "Nothing to draw yet.");
 }
 
 export function bars({ title, points, unit }) {
@@ -43,10 +44,10 @@ export function bars({ title, points, unit }) {
   const failures = points.reduce((total, point) => total + point.failed, 0);
   const told = [`${compact(sum)} processed, ${compact(failures)} failed in ${points.length} ${unit}${points.length === 1 ? "" : "s"}`];
   const series = [{ name: "succeeded", look: "good" }, { name: "failed", look: "failed" }];
-  return figure(title, told, series, rects, compact(top), [points.length ? clock(points[0].from) : "", "now"], sum > 0);
+  return figure(title, told, series, rects, compact(top), [points.length ? clock(points[0].from) : "", "now"], sum > 0, "Nothing has run in this time.");
 }
 
-function figure(title, told, series, drawing, top, ends, hasData) {
+function figure(title, told, series, drawing, top, ends, hasData, nothing) {
   return h("figure", { class: "plot" },
     h("figcaption", null, h("h3", null, title),
       h("ul", { class: "legend" }, series.map((one) => h("li", null, h("span", { class: `swatch ${one.look}` }), one.name)))),
@@ -56,7 +57,7 @@ function figure(title, told, series, drawing, top, ends, hasData) {
         h("line", { key: "half", class: "grid", x1: 0, x2: WIDTH, y1: HEIGHT / 2, y2: HEIGHT / 2, "vector-effect": "non-scaling-stroke" }),
         h("line", { key: "zero", class: "axis", x1: 0, x2: WIDTH, y1: HEIGHT - 0.5, y2: HEIGHT - 0.5, "vector-effect": "non-scaling-stroke" }),
         drawing),
-      hasData ? null : h("span", { class: "nothing" }, "Nothing to draw yet.")),
+      hasData ? null : h("span", { class: "nothing" }, nothing)),
     h("div", { class: "ends" }, h("span", null, ends[0]), h("span", null, ends[1])),
     h("p", { class: "told" }, told.join(" · ")));
 }

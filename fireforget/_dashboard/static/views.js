@@ -278,6 +278,28 @@ function related(list, title) {
 
 // --- workers ----------------------------------------------------------------------------------------------------------
 
+function since(moment, app) {
+  return duration(Math.max(0, (app.now() - Date.parse(moment)) / 1000));
+}
+
+function deaths(worker, app) {
+  const last = worker.last_child_death;
+  return last ? h("p", { class: "more" }, `The last child that died: ${last.pid}, ${last.reason}, ${since(last.at, app)} ago.`) : null;
+}
+
+function children(worker, app) {
+  if (worker.children === null) return h("p", { class: "more" }, "What its children run cannot be read from here.");
+  if (!worker.children.length) return null;
+  const shares = new Map((worker.processes || []).map((one) => [one.pid, one.bytes]));
+  const memory = (child) => shares.get(child.pid) ?? child.memory;
+  return table(`Children of ${worker.name}`, ["Child", ">Up for", ">Memory", "Runs", "Type", ">Running for"],
+    worker.children.flatMap((child) => (child.jobs.length ? child.jobs : [null]).map((job, place) => h("tr", { key: `${child.pid} ${place}` },
+      h("td", null, place ? "" : String(child.pid)),
+      h("td", { class: "number" }, place ? "" : since(child.started_at, app)),
+      h("td", { class: "number" }, place || memory(child) === null ? "" : bytes(memory(child))),
+      h("td", null, job ? jobLink(job.id) : "idle"), h("td", null, job ? job.type : ""), h("td", { class: "number" }, job ? since(job.since, app) : "")))), "");
+}
+
 const workers = {
   title: "Workers",
   load: (_, signal) => api.get("workers", {}, signal),
@@ -288,10 +310,12 @@ const workers = {
       worker.alive ? null : h("p", null, "It was killed. Its jobs are pending again as soon as another worker is there."),
       h("dl", { class: "facts" }, [
         ["Host", worker.host], ["Process", worker.pid], ["Up for", duration(Math.max(0, (app.now() - Date.parse(worker.started_at)) / 1000))],
-        ["Children", count(worker.concurrency)], ["Threads in each", count(worker.threads)], ["Jobs in its hands", count(worker.active)],
+        ["Children", count(worker.concurrency)], ["Children that died", worker.child_deaths === null ? null : count(worker.child_deaths)], ["Threads in each", count(worker.threads)], ["Jobs in its hands", count(worker.active)],
         ["Queues", Object.entries(worker.queues).map(([name, weight]) => `${name}=${weight}`).join(", ")],
         ["Memory", worker.processes ? `${bytes(worker.processes.reduce((sum, one) => sum + one.bytes, 0))} in ${worker.processes.length} processes${worker.processes.every((one) => one.shared_fairly) ? "" : ", shared pages counted in each"}` : null],
       ].filter(([, value]) => value !== null).map(([name, value]) => h("div", { key: name }, h("dt", null, name), h("dd", null, value)))),
+      deaths(worker, app),
+      children(worker, app),
       worker.processes ? h("details", null, h("summary", null, "Processes"), table("Processes", ["Process", ">Memory"],
         worker.processes.map((one, place) => h("tr", { key: String(one.pid) }, h("td", null, `${one.pid}${place ? "" : " (supervisor)"}`), h("td", { class: "number" }, bytes(one.bytes)))), "")) : null,
       table(`Jobs of ${worker.name}`, ["Job", "Type", "Queue", "Running for", "Progress"],

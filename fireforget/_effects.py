@@ -65,9 +65,31 @@ class _Guard:
 
     def __init__(self) -> None:
         self.closed = False
+        self.has_changed = False
+        """Whether a handler has set something that the next one must not find: a PRAGMA, a database that is attached."""
 
     def __call__(self, action: int, *_: object) -> int:
-        return sqlite3.SQLITE_DENY if self.closed and action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
+        if not self.closed:
+            return sqlite3.SQLITE_OK
+        self.has_changed |= action in _CHANGES
+        return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
+
+
+_CHANGES = (sqlite3.SQLITE_PRAGMA, sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH)
+
+
+class _Cursor(sqlite3.Cursor):
+    """Runs nothing once a statement of the handler's own has ended its transaction: it would be written for good at once."""
+
+    connection: "HandlersConnection"
+
+    def execute(self, sql: str, parameters: Any = ()) -> Any:
+        self.connection.check_transaction()
+        return super().execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Any) -> Any:
+        self.connection.check_transaction()
+        return super().executemany(sql, parameters)
 
 
 class HandlersConnection(sqlite3.Connection):
@@ -89,6 +111,22 @@ class HandlersConnection(sqlite3.Connection):
     def _refuse_inside(self, what: str, remedy: str) -> None:
         if self.guard.closed:
             raise sqlite3.ProgrammingError(f"{what} is not for a transactional handler: {remedy}")
+
+    def cursor(self, factory: Any = _Cursor) -> Any:
+        """Return a cursor that keeps to the transaction; all statements come through here, those of `execute` too."""
+        if factory is not _Cursor:
+            self._refuse_inside("cursor() with a factory", "set row_factory instead")
+        return super().cursor(factory)
+
+    def check_transaction(self) -> None:
+        """Raise where the handler's transaction should be open and is not."""
+        if self.guard.closed and not self.in_transaction:
+            raise FireforgetError(_ENDED)
+
+    def set_progress_handler(self, *arguments: Any) -> None:
+        """Set it for this handler alone."""
+        self.guard.has_changed = True
+        super().set_progress_handler(*arguments)
 
     def commit(self) -> None:
         """Refuse: the handler's own end is the commit."""
@@ -131,9 +169,6 @@ class HandlersDatabase(_db.Database):
     def _connect(self) -> sqlite3.Connection:
         connection = _db.connect(self.path, self._synchronous, HandlersConnection)
         assert isinstance(connection, HandlersConnection)
-        # Where a statement of the handler's has ended the transaction (INSERT OR ROLLBACK), Python begins another one before it
-        # writes, which the guard refuses. In autocommit mode it would be written for good, whatever becomes of the job.
-        connection.isolation_level = "IMMEDIATE"
         connection.guard = _Guard()
         connection.set_authorizer(connection.guard)
         return connection
@@ -258,6 +293,8 @@ class Effects:
                     self.is_settled = settles
             finally:
                 _db.rollback(connection)
+                if isinstance(connection, HandlersConnection) and connection.guard.has_changed:
+                    self._database.close_thread()  # the next handler gets one as good as new
                 self._mark.hold(False)
                 _db.gate.let_go()
 

@@ -21,7 +21,7 @@ from itertools import chain, islice, zip_longest
 from math import ceil
 from typing import NamedTuple
 
-from fireforget import _sql
+from fireforget import _db, _sql
 from fireforget._handler_limits import UNFIT, Limits, RuleOf
 from fireforget.clock import Clock
 
@@ -407,11 +407,15 @@ class LimitedLanes:
             return
         parameters = {"queue": lane.queue, "type": lane.type, "most": _MOST_KEYED, "reads": rule.template is not None}
         read, keys = 0, []
-        for n, payload in connection.execute(_sql.WITHOUT_KEY, parameters):
-            keys.append({"n": n, "limit_key": rule.key_of_text(payload)})
-            read += len(payload or "")
-            if read > _MOST_KEYED_BYTES:
-                break
+        factory, connection.text_factory = connection.text_factory, _db.decode_leniently  # what is not UTF-8 is no JSON either
+        try:
+            for n, payload in connection.execute(_sql.WITHOUT_KEY, parameters):
+                keys.append({"n": n, "limit_key": rule.key_of_text(payload)})
+                read += len(payload or "")
+                if read > _MOST_KEYED_BYTES:
+                    break
+        finally:
+            connection.text_factory = factory
         connection.executemany(_sql.SET_KEY, keys)
         if len(keys) == _MOST_KEYED or read > _MOST_KEYED_BYTES:
             self._again_at = -_NEVER

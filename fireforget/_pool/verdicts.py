@@ -29,6 +29,7 @@ Row = tuple[Any, ...]
 CANCELLED = "cancelled while it ran"
 KilledRun = tuple[float, float]
 """When a run began whose process was killed, in Unix seconds, and how many seconds it took."""
+_MOST_HOOK_DEATHS = 3
 DECIDED_FOR_TOO_LONG = f"did not end within {DECISION_SECONDS:g} s"
 ANSWER_SECONDS = 5.0
 """How long a child may take to say what the application wants done about a job whose own process was killed."""
@@ -295,9 +296,8 @@ class Verdicts:
 
     def _fail_killed(self, row: Row, error: str, began: float, *, timed_out: bool) -> None:
         run = self._run_since(began)
-        if row[_TYPE] == HOOK:  # a call that is not repeated, since it would end like this again
-            hooks.log_killed(row[_PAYLOAD], self._tag, error)
-            self.settlement.removed.append(self.fence(row))
+        if row[_TYPE] == HOOK:
+            self._hook_killed(row, error, repeats=not timed_out and row[_RETRY_COUNT] < _MOST_HOOK_DEATHS - 1)
             return
         policy = self._registry._retry_delay_of(row[_TYPE])
         if self._registry._is_failure_of(row[_TYPE]) is not None:
@@ -311,6 +311,16 @@ class Verdicts:
                 self._retry_killed(row, error, run, delay_after(policy, row[_RETRY_COUNT], failure))
             else:
                 self._ask(row, error, run, timed_out, counted=True)
+
+    def _hook_killed(self, row: Row, error: str, *, repeats: bool) -> None:
+        """Call a hook again whose process was killed, by a neighbour perhaps, or from outside; not one that has used its time."""
+        if repeats:
+            now = self._clock()
+            self.settlement.retried.append((now, 1, error, now, *self.fence(row)))
+            self.next_due = min(self.next_due, now)
+        else:
+            hooks.log_killed(row[_PAYLOAD], self._tag, error)
+            self.settlement.removed.append(self.fence(row))
 
     def _run_since(self, began: float) -> KilledRun:
         """Return a run that has just ended: when it began, in Unix seconds, and its duration; `began` is monotonic."""

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -741,3 +741,42 @@ def test_an_archived_job_that_is_run_again_goes_on_and_a_completed_one_begins_an
     assert called == [1]
     assert run_again(job, "completed") == ["completed"]
     assert called == [1, 1]
+
+
+@pytest.mark.parametrize("statement", ["WITH x(v) AS (VALUES (5)) INSERT INTO sale SELECT 'paid', v FROM x", "CREATE TABLE paid AS SELECT 1"])
+def test_nothing_is_written_behind_a_transaction_that_a_conflict_has_ended(queue, run, sql, statement):
+    """INSERT OR ROLLBACK ends it; in autocommit the next statement would be there for good, once for each attempt."""
+    sql("INSERT INTO sale VALUES ('seed', 1)")
+
+    def sell():
+        connection = current_job().connection
+        connection.isolation_level = None
+        with suppress(sqlite3.IntegrityError):
+            connection.execute("INSERT OR ROLLBACK INTO sale VALUES ('seed', 2)")
+        connection.execute(statement)
+
+    assert "ended by a statement of its own" in run(sell).last_error
+    assert sql("SELECT * FROM sale") == [("seed", 1)]
+    assert sql("SELECT count(*) FROM sqlite_master WHERE name = 'paid'") == [(0,)]
+
+
+@pytest.mark.parametrize("what", ["PRAGMA query_only = 1", "PRAGMA locking_mode = EXCLUSIVE", "progress", "ATTACH ':memory:' AS other"])
+def test_what_a_handler_sets_on_its_connection_is_gone_for_the_next_one(queue, registry, sql, what):
+    """Else jobs of other types would pay for it, for as long as the child lives."""
+
+    @registry.task("sets", transactional=True, max_retry=0)
+    def sets():
+        connection = current_job().connection
+        if what == "progress":
+            connection.set_progress_handler(lambda: 1, 1)
+        else:
+            connection.execute(what)
+
+    @registry.task("sells", transactional=True, max_retry=0)
+    def sells():
+        current_job().connection.execute("INSERT INTO sale VALUES ('bread', 3)")
+
+    for type in ("sets", "sells"):
+        queue.enqueue(Task(type))
+        drain(queue, registry)
+    assert sql("SELECT * FROM sale") == [("bread", 3)]

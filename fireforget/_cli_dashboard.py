@@ -66,12 +66,7 @@ def _dashboard(arguments: argparse.Namespace) -> int:
             metrics_file=arguments.metrics_file,
         )
         logs.configure()
-        if arguments.metrics_file is not None and not os.path.exists(arguments.metrics_file):
-            print(
-                f"{output.printable(arguments.metrics_file)}: there is no such file yet, so /metrics is without a worker's counters "
-                "until one is started with this --metrics-file",
-                file=sys.stderr,
-            )
+        _warn_of_missing(arguments.metrics_file)
         with suppress(OSError, AttributeError):  # another system has no such thing
             os.nice(_NICENESS)
         server = dashboard.Server(app, arguments.host, arguments.port)
@@ -85,6 +80,13 @@ def _dashboard(arguments: argparse.Namespace) -> int:
         finally:
             server.close()
     return 0
+
+
+def _warn_of_missing(metrics_file: str | None) -> None:
+    """Say that the file with a worker's counters is not there: a worker may bring it yet, or its name is mistyped."""
+    if metrics_file is not None and not os.path.exists(metrics_file):
+        missing = f"{output.printable(metrics_file)}: there is no such file yet, so /metrics is without a worker's counters"
+        print(f"fireforget: {missing} until one is started with this --metrics-file", file=sys.stderr)
 
 
 def _announce(url: str, arguments: argparse.Namespace, *, protected: bool) -> None:

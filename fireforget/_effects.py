@@ -99,7 +99,7 @@ class HandlersConnection(sqlite3.Connection):
     only say "not authorized".
     """
 
-    guard: _Guard
+    guard = _Guard()  # one of its own once it is set up
     synchronous = _NORMAL
 
     def set_synchronous(self, level: int) -> None:
@@ -113,10 +113,20 @@ class HandlersConnection(sqlite3.Connection):
             raise sqlite3.ProgrammingError(f"{what} is not for a transactional handler: {remedy}")
 
     def cursor(self, factory: Any = _Cursor) -> Any:
-        """Return a cursor that keeps to the transaction; all statements come through here, those of `execute` too."""
+        """Return a cursor that keeps to the transaction."""
         if factory is not _Cursor:
             self._refuse_inside("cursor() with a factory", "set row_factory instead")
         return super().cursor(factory)
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        """Run a statement, unless the transaction has been ended."""
+        self.check_transaction()
+        return super().execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Any) -> sqlite3.Cursor:
+        """Run a statement for each of the parameters, unless the transaction has been ended."""
+        self.check_transaction()
+        return super().executemany(sql, parameters)
 
     def check_transaction(self) -> None:
         """Raise where the handler's transaction should be open and is not."""

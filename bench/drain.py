@@ -31,7 +31,7 @@ OUR_CLAIM = """
 UPDATE fireforget_job SET state = 3, worker = 1, claim = claim + 1
 WHERE n IN (
     SELECT n FROM fireforget_job INDEXED BY fireforget_claim
-    WHERE state = 2 AND queue = 'default' AND type = 'bench:noop'
+    WHERE state = 2 AND queue = 'default' AND type = 'bench:noop' AND limit_key IS NULL
     ORDER BY priority DESC, due LIMIT ?
 )
 RETURNING n, type, payload

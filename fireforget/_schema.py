@@ -12,7 +12,6 @@ come in, by the trigger of `fireforget_enqueue`: as CHECKs of the table they wou
 """
 
 import os
-import secrets
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -435,7 +434,7 @@ JOIN fireforget_job AS job ON job.n = attempt.job;
 
 
 def _create_version_1(connection: sqlite3.Connection) -> None:
-    tag = secrets.token_hex(2)
+    tag = os.urandom(2).hex()
     for script in (_TABLES, _INDEXES, _enqueue(tag), _views(tag)):
         _execute_each(connection, script)
     connection.execute("INSERT INTO fireforget_meta (key, value) VALUES ('tag', :tag)", {"tag": tag})

@@ -25,7 +25,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from hashlib import blake2b
 from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -835,6 +834,8 @@ def unique_key_of(key: str | None, queue: str, type: str, payload: str | None) -
         return "key:" + key
     if payload is not None:
         payload = json.dumps(json_payload.decode(payload), sort_keys=True)
+    from hashlib import blake2b  # here, since importing it takes a producer 3 ms
+
     digest = blake2b(digest_size=20)
     for part in (queue, type, payload or ""):
         digest.update(part.encode("utf-8", "surrogatepass") + b"\0")

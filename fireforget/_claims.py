@@ -725,6 +725,17 @@ def _are_sound(rows: list[tuple[Any, ...]]) -> bool:
     return True
 
 
+def has_process(pid: int) -> bool:
+    """Return whether a process of this number lives, somebody else's included."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def boot_id() -> str:
     """Return what names this start of the machine; a worker that a reboot ended did not die under its jobs."""
     try:

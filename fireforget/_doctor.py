@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from fireforget import _db, _schema, _sql
-from fireforget._claims import WorkerRow, boot_id
+from fireforget._claims import WorkerRow, boot_id, has_process
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import Clock
 from fireforget.errors import StoreBusy, StoreError
@@ -452,7 +452,7 @@ def _may_live(path: str, row: WorkerRow) -> bool:
 
         descriptor = os.open(os.path.join(os.path.dirname(path), os.path.basename(row.lock_file)), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return row.boot_id == boot_id() and os.path.exists(f"/proc/{row.pid}")
+        return row.boot_id == boot_id() and has_process(row.pid)
     except (ImportError, OSError):
         return True
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fireforget import _board_layout, _db, _sql
 from fireforget._board_layout import SeenBoard, exit_word
-from fireforget._claims import boot_id
+from fireforget._claims import boot_id, has_process
 from fireforget._inspect_access import Connection, instant
 from fireforget._inspect_facts import ChildDeath, ChildInfo, ChildJob
 from fireforget.queue_sqlite import public_id
@@ -41,7 +41,7 @@ def is_alive(database_path: str, lock_file: str, boot: str, pid: int) -> bool:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:  # cleaned away, or another user's, or this is a copy of the database
-            return boot == boot_id() and _has_process(pid)
+            return boot == boot_id() and has_process(pid)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
@@ -49,16 +49,6 @@ def is_alive(database_path: str, lock_file: str, boot: str, pid: int) -> bool:
         finally:
             os.close(descriptor)
     return False
-
-
-def _has_process(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _path_of(database_path: str, lock_file: str) -> str:

@@ -8,7 +8,7 @@ import logging
 import os
 
 from fireforget import logs
-from fireforget._claims import Claims, WorkerRow, boot_id
+from fireforget._claims import Claims, WorkerRow, boot_id, has_process
 from fireforget._pool import board
 
 CHECK_SECONDS = 0.5
@@ -55,7 +55,7 @@ class Recovery:
             return None  # another user's: it is not for us to say
         except FileNotFoundError:
             # Cleaned away, or this is a copy of the database. A process that still runs must be left in peace all the same.
-            return None if row.boot_id == boot_id() and _is_alive(row.pid) else _NoBoard()
+            return None if row.boot_id == boot_id() and has_process(row.pid) else _NoBoard()
 
     def _take_over(self, row: WorkerRow, dead: "board.DeadBoard | _NoBoard") -> int:
         try:
@@ -84,13 +84,3 @@ class _NoBoard:
         pass
 
     release = remove
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

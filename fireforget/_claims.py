@@ -16,6 +16,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from fireforget import _db, _dependencies, _schema, _sql
+from fireforget._claimed import Claimed
 from fireforget._handler_limits import RuleOf
 from fireforget._history import Ended, History
 from fireforget._limited import LimitedLanes
@@ -48,28 +49,6 @@ _MOST_BRANCHES = 200  # of a compound SELECT; SQLite allows 500
 
 _UNSTORABLE = (sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError, ValueError, TypeError)
 """What the binding of a value raises that SQLite cannot take; trouble with the file is none of them."""
-
-
-class Claimed(NamedTuple):
-    """A job in a worker's hands, as it travels to a child; the columns of `_sql.CLAIMED_COLUMNS`."""
-
-    n: int
-    claim: int
-    type: str
-    queue: str
-    payload: Any
-    headers: Any
-    retry_count: int
-    max_retry: int
-    timeout: float | None
-    deadline: float | None
-    nonce: int
-    task_id: str | None
-    due: float
-    priority: int
-    retention: float
-    has_steps: int
-    linked: int | None
 
 
 _INTEGERS = ("retry_count", "max_retry", "nonce", "priority")

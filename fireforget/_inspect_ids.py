@@ -5,8 +5,8 @@ import string
 from collections.abc import Iterator
 
 from fireforget import _sql
+from fireforget._claimed import public_id
 from fireforget._inspect_access import Access, Connection
-from fireforget.queue_sqlite import public_id
 
 _NEIGHBOURS = 20  # task_ids looked at on each side of where a mistyped one would stand
 _LONGEST = 64  # characters of an id for which one wrong letter is looked for everywhere

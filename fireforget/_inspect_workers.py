@@ -13,10 +13,10 @@ from pathlib import Path
 
 from fireforget import _board_layout, _db, _sql
 from fireforget._board_layout import SeenBoard, exit_word
+from fireforget._claimed import public_id
 from fireforget._claims import boot_id, has_process
 from fireforget._inspect_access import Connection, instant
 from fireforget._inspect_facts import ChildDeath, ChildInfo, ChildJob
-from fireforget.queue_sqlite import public_id
 
 try:
     import fcntl

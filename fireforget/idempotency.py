@@ -182,7 +182,7 @@ class _Rule(NamedTuple):
         Raises `RetryLater` while another job has it, and a `StoreError` where it cannot be taken and must be.
         """
         job = running.get(None)
-        if job is None or job._store is None:
+        if job is None:
             return None
         key = self.naming(args, kwargs)
         if key is None:
@@ -211,8 +211,7 @@ class _Claim:
 
     def take(self) -> "_keys.Ours | Done | Held":
         """Take the key, if it is free; raises `StoreError`s."""
-        assert self._job._store is not None
-        self._queue = self._job._store()
+        self._queue = self._job._run.store()
         with _keys.changing(self._queue._database) as connection:
             taken = _keys.take(connection, self._key, self._job.id, self._ttl, self._queue._clock())
         if isinstance(taken, _keys.Ours):

@@ -25,6 +25,7 @@ from typing import Any
 from fireforget import _dependencies, _inspect_history, _limits, _schedules, _sql, cron
 from fireforget import payload as json_payload
 from fireforget._backup import Backup
+from fireforget._claimed import public_id
 from fireforget._doctor import Finding, examine
 from fireforget._handler_limits import UNFIT, named_in, parse_rate
 from fireforget._history import DAY, first_of
@@ -67,7 +68,7 @@ from fireforget._limits import QueueLimits
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import Seconds, to_datetime
 from fireforget.errors import InvalidOption, QueueNotEmpty, ScheduleInUse, UnknownQueue, UnknownSchedule
-from fireforget.queue_sqlite import SqliteQueue, info_of, public_id
+from fireforget.queue_sqlite import SqliteQueue, info_of
 from fireforget.registry import Registry
 from fireforget.task import State, TaskInfo, check_options
 

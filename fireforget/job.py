@@ -9,8 +9,23 @@ from typing import Any, Protocol, TypeVar, cast, overload
 
 from fireforget import _context, logs
 from fireforget import payload as json_payload
+from fireforget._claimed import (
+    DEADLINE,
+    DUE,
+    HEADERS,
+    LINKED,
+    MAX_RETRY,
+    PAYLOAD,
+    QUEUE,
+    RETRY_COUNT,
+    TIMEOUT,
+    TYPE,
+    N,
+    Row,
+    id_of,
+)
 from fireforget.clock import to_datetime
-from fireforget.errors import FireforgetError, InvalidOption
+from fireforget.errors import FireforgetError, InvalidOption, PayloadMismatch
 from fireforget.task import State
 
 Connection = Any
@@ -23,9 +38,6 @@ R = TypeVar("R")
 
 PassHeaders = bool | frozenset[str]
 """Which of its headers a job passes on to the jobs that it enqueues: all, none, or those with these names."""
-
-Report = Callable[[str, Any], None]
-"""Takes what a handler says while it runs: ("result", JSON text) or ("progress", (fraction, note))."""
 
 
 class Effects(Protocol):
@@ -50,128 +62,143 @@ class Effects(Protocol):
         """Store what a step has returned, and return it as JSON text."""
 
 
-class Job:
-    """The job that a handler is running. Made by the worker; valid until the handler returns."""
+class Run(Protocol):
+    """A run, as its job knows it: what carries out what the handler asks of `current_job()`."""
 
-    __slots__ = (
-        "_cancelled",
-        "_definition",
-        "_headers",
-        "_headers_json",
-        "_judged",
-        "_needs",
-        "_open_effects",
-        "_read_needs",
-        "_report",
-        "_row",
-        "_store",
-        "_unix_deadline",
-        "id",
-        "max_retry",
-        "pattern",
-        "payload",
-        "queue",
-        "retry_count",
-        "started_at",
-        "timeout",
-        "type",
-        "wait",
-    )
+    tag: str
+    """What the ids of the queue's jobs begin with."""
 
-    id: str
-    type: str
-    queue: str
-    payload: Any
-    """The decoded payload."""
-    retry_count: int
-    """How many attempts have failed before this one; 0 in the first run."""
-    max_retry: int
-    timeout: float | None
-    """Seconds of run time; None with a deadline alone."""
+    def report(self, kind: str, value: Any) -> None:
+        """Take what a handler says while it runs: ("result", JSON text) or ("progress", (fraction, note))."""
+
+    def store(self) -> Any:
+        """Return the queue that the job is stored in, opened when it is first asked for."""
+
+    def effects(self, job: "Job") -> Effects:
+        """Return what stores the job's steps and holds its transaction."""
+
+
+class Definition(Protocol):
+    """A handler's definition, as its job knows it; see `registry.Definition`."""
+
     pattern: str
-    """The registered type or prefix that this job's type matched."""
-    wait: float
-    """Seconds from when it was due to when it started."""
+    is_failure: Callable[[BaseException], bool] | None
+    pass_headers: PassHeaders | None
+
+
+_UNREAD: Any = object()
+
+
+class Job:
+    """The job that a handler is running. Made by the worker; valid until the handler returns.
+
+    It is a view of what was claimed: most handlers look at little of it, and what they do not look at costs nothing.
+    """
+
+    __slots__ = ("_cancelled", "_definition", "_headers", "_id", "_judged", "_needs", "_payload", "_row", "_run", "started_at")
+
     started_at: float
     """When this run began, in Unix seconds."""
 
-    _definition: object
-    """Its handler's definition; whoever runs it sets this, unless there is none."""
-    _judged: tuple[BaseException, bool]
-    """What `is_failure` said of which error, once it was asked."""
-
-    _row: tuple[Any, ...]
-    """All that was claimed of it, for a definition that takes that."""
-
-    def __init__(
-        self,
-        id: str,
-        type: str,
-        queue: str,
-        payload: Any,
-        headers_json: str | None,
-        retry_count: int,
-        max_retry: int,
-        timeout: float | None,
-        unix_deadline: float | None,
-        pattern: str,
-        started_at: float,
-        wait: float,
-        report: Report,
-        store: Callable[[], Any] | None = None,
-        effects: "Callable[[Job], Effects] | None" = None,
-        needs: Callable[[], list[tuple[str, Any, str | None, Any]]] | None = None,
-    ) -> None:
-        self.id = id
-        self.type = type
-        self.queue = queue
-        self.payload = payload
-        self._headers_json = headers_json
-        self._headers: dict[str, str] | None = None
-        self.retry_count = retry_count
-        self.max_retry = max_retry
-        self.timeout = timeout
-        self._unix_deadline = unix_deadline
-        self.pattern = pattern
+    def __init__(self, row: Row, definition: Definition, run: Run, started_at: float) -> None:
+        self._row = row
+        self._definition = definition
+        self._run = run
         self.started_at = started_at
-        self.wait = wait
-        self._report = report
-        self._store = store  # gives the queue that the job is stored in, opened when it is first asked for
-        self._open_effects = effects
-        self._read_needs = needs  # None for a job that has never waited for others
+        self._id: str | None = None
+        self._payload = _UNREAD
+        self._headers: dict[str, str] | None = None
         self._needs: list[tuple[str, Any, str | None, Any]] | None = None
         self._cancelled = False
+        self._judged: tuple[BaseException, bool] | None = None
+        """What `is_failure` said of which error, once it was asked."""
+
+    @property
+    def id(self) -> str:
+        """Its id in the queue."""
+        if self._id is None:
+            self._id = id_of(self._row, self._run.tag)
+        return self._id
+
+    @property
+    def type(self) -> str:
+        """Its task's type."""
+        return self._row[TYPE]  # type: ignore[no-any-return]
+
+    @property
+    def pattern(self) -> str:
+        """The registered type or prefix that this job's type matched."""
+        return self._definition.pattern
+
+    @property
+    def queue(self) -> str:
+        """The queue it was claimed from."""
+        return self._row[QUEUE]  # type: ignore[no-any-return]
+
+    @property
+    def payload(self) -> Any:
+        """The decoded payload; raises `PayloadMismatch` for what is not JSON, which a foreign program may have stored."""
+        if self._payload is _UNREAD:
+            text = self._row[PAYLOAD]
+            try:
+                self._payload = None if text is None else json_payload.decode(text)
+            except (ValueError, TypeError, RecursionError) as error:
+                raise PayloadMismatch(f"the payload is not JSON: {error}") from None
+        return self._payload
+
+    @property
+    def retry_count(self) -> int:
+        """How many attempts have failed before this one; 0 in the first run."""
+        return self._row[RETRY_COUNT]  # type: ignore[no-any-return]
+
+    @property
+    def max_retry(self) -> int:
+        """How many retries it has after its first run."""
+        return self._row[MAX_RETRY]  # type: ignore[no-any-return]
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds of run time; None with a deadline alone."""
+        return self._row[TIMEOUT]  # type: ignore[no-any-return]
+
+    @property
+    def wait(self) -> float:
+        """Seconds from when it was due to when it started."""
+        return max(0.0, self.started_at - self._row[DUE])  # type: ignore[no-any-return]
 
     @property
     def headers(self) -> dict[str, str]:
         """The task's headers; of what a foreign program stored, the members that are text."""
         if self._headers is None:
-            self._headers = json_payload.headers_of(self._headers_json)
+            self._headers = json_payload.headers_of(self._row[HEADERS])
         return self._headers
+
+    @property
+    def _has_headers(self) -> bool:
+        return self._row[HEADERS] is not None
 
     def _passed_headers(self) -> dict[str, str]:
         """Return the headers that jobs take over which this one enqueues; see `pass_headers` of the registry."""
-        if self._headers_json is None:
+        if not self._has_headers:
             return {}
-        passes: PassHeaders | None = getattr(getattr(self, "_definition", None), "pass_headers", None)
+        passes = self._definition.pass_headers
         if passes is None or passes is True:
             return self.headers
         return {name: text for name, text in self.headers.items() if passes and name in passes}
 
     def _fails_by(self, error: BaseException) -> bool:
         """Return whether the run has failed with this error, as the application's `is_failure` says; it is asked once."""
-        hook = getattr(getattr(self, "_definition", None), "is_failure", None)
+        hook = self._definition.is_failure
         if hook is None:
             return True
-        judged: tuple[BaseException, bool] | None = getattr(self, "_judged", None)
-        if judged is None or judged[0] is not error:
-            judged = self._judged = (error, says_failure(hook, error, self.pattern, self.id))
-        return judged[1]
+        if self._judged is None or self._judged[0] is not error:
+            self._judged = (error, says_failure(hook, error, self.pattern, self.id))
+        return self._judged[1]
 
     @property
     def deadline(self) -> datetime | None:
         """The instant after which the job must not run, in UTC; None without one."""
-        return to_datetime(self._unix_deadline)
+        return to_datetime(self._row[DEADLINE])
 
     @property
     def cancelled(self) -> bool:
@@ -196,7 +223,8 @@ class Job:
 
     def _all_needs(self) -> list[tuple[str, Any, str | None, Any]]:
         if self._needs is None:
-            self._needs = [] if self._read_needs is None else self._read_needs()
+            waits = self._row[LINKED] is not None  # else it has never waited for others
+            self._needs = self._run.store()._needs_of(self._row[N]) if waits else []
         return self._needs
 
     def write_result(self, value: Any) -> None:
@@ -208,7 +236,7 @@ class Job:
         text, note = json_payload.result_of(value)
         if note is not None:
             logs.result_not_kept(self.pattern, self.id, self.queue, note)
-        self._report("result", text)
+        self._run.report("result", text)
 
     def progress(self, fraction: float, note: str | None = None) -> None:
         """Say how far the job is: `fraction` from 0 to 1, and an optional note. Seen in `TaskInfo.progress`."""
@@ -216,14 +244,12 @@ class Job:
             raise InvalidOption("fraction", fraction, "give a number from 0 to 1")
         if note is not None and not isinstance(note, str):
             raise InvalidOption("note", note, "give text")
-        self._report("progress", (float(fraction), None if note is None else json_payload.storable(str(note)[:MOST_NOTE])))
+        self._run.report("progress", (float(fraction), None if note is None else json_payload.storable(str(note)[:MOST_NOTE])))
 
     # --- what it writes to the queue's own file -----------------------------------------------------------------------
 
     def _effects(self) -> Effects:
-        if self._open_effects is None:
-            raise FireforgetError("this job runs without a queue: connection, savepoint and step need a worker, or a drain")
-        return self._open_effects(self)
+        return self._run.effects(self)
 
     @property
     def connection(self) -> Connection:

@@ -53,6 +53,8 @@ class Samples:
         self._lock = threading.Lock()
         self.counts: dict[tuple[str, Labels], float] = {}
         self.histograms: dict[tuple[str, Labels], list[float]] = {}
+        self._runs: dict[Labels, tuple[list[float], list[float]]] = {}
+        """Waits and durations of runs, by type, queue and status, until they are added to the others."""
 
     def count(self, name: str, labels: Labels, by: float = 1) -> None:
         """Add to a counter."""
@@ -66,13 +68,41 @@ class Samples:
         with self._lock:
             values = self.histograms.get(key)
             if values is None:
-                values = self.histograms[key] = [0] * (len(_BUCKETS) + 2)
+                values = self.histograms[key] = _no_values()
             values[bisect_left(_BUCKETS, seconds)] += 1
             values[-1] += seconds
+
+    def count_run(self, task_type: str, queue: str, status: str, wait: float, duration: float) -> None:
+        """Count a run that ended: how long its job had waited and how long it took, in seconds.
+
+        The three metrics of each run as one, since this is what a worker does most often.
+        """
+        with self._lock:
+            runs = self._runs.get((task_type, queue, status))
+            if runs is None:
+                runs = self._runs[task_type, queue, status] = (_no_values(), _no_values())
+            waits, durations = runs
+            waits[bisect_left(_BUCKETS, wait)] += 1
+            waits[-1] += wait
+            durations[bisect_left(_BUCKETS, duration)] += 1
+            durations[-1] += duration
+
+    def _add_runs(self) -> None:
+        for (task_type, queue, status), (waits, durations) in self._runs.items():
+            key = ("job_processed_total", (task_type, queue, status))
+            self.counts[key] = self.counts.get(key, 0) + sum(durations[:-1])
+            self._add("job_wait_seconds", (queue,), waits)
+            self._add("job_duration_seconds", (task_type, queue), durations)
+        self._runs = {}
+
+    def _add(self, name: str, labels: Labels, values: list[float]) -> None:
+        mine = self.histograms.get((name, labels))
+        self.histograms[name, labels] = list(values) if mine is None else [a + b for a, b in zip(mine, values, strict=True)]
 
     def drain(self) -> Delta | None:
         """Return what was counted since the last time and start from 0; None when that is nothing."""
         with self._lock:
+            self._add_runs()
             if not self.counts and not self.histograms:
                 return None
             delta = (self.counts, self.histograms)
@@ -82,6 +112,7 @@ class Samples:
     def snapshot(self) -> Delta:
         """Return a copy of all that was counted, which goes on being counted."""
         with self._lock:
+            self._add_runs()
             return dict(self.counts), {key: list(values) for key, values in self.histograms.items()}
 
     def merge(self, delta: Delta) -> None:
@@ -90,9 +121,13 @@ class Samples:
         with self._lock:
             for key, value in counts.items():
                 self.counts[key] = self.counts.get(key, 0) + value
-            for key, values in histograms.items():
-                mine = self.histograms.get(key)
-                self.histograms[key] = list(values) if mine is None else [a + b for a, b in zip(mine, values, strict=True)]
+            for (name, labels), values in histograms.items():
+                self._add(name, labels, values)
+
+
+def _no_values() -> list[float]:
+    """Return the values of an empty histogram: a bucket for each bound, one beyond, and the sum."""
+    return [0] * (len(_BUCKETS) + 2)
 
 
 Gauges = Mapping[tuple[str, Labels], float]

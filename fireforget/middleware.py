@@ -33,6 +33,8 @@ from fireforget.metrics import Samples
 
 CallNext = Callable[[], Any]
 Middleware = Callable[[Job, CallNext], Any]
+Handler = Callable[[Job], Any]
+"""What a chain ends with, and what it is as a whole."""
 
 samples = Samples()
 """What this process has counted; a child hands it to its supervisor with its results."""
@@ -56,7 +58,7 @@ def recovery(job: Job, call_next: CallNext) -> Any:
 
 def tracing(job: Job, call_next: CallNext) -> Any:
     """Carry the trace of the task's `traceparent` header (W3C Trace Context) into the log records of the run."""
-    if job._headers_json is None:
+    if not job._has_headers:
         return call_next()
     token = _trace_id.set(trace_id_of(job.headers.get("traceparent")))
     try:
@@ -68,16 +70,16 @@ def tracing(job: Job, call_next: CallNext) -> Any:
 def metrics(job: Job, call_next: CallNext) -> Any:
     """Count the run and observe how long it took and how long the job had waited."""
     began = time.monotonic()
-    samples.observe("job_wait_seconds", (job.queue,), job.wait)
     try:
         result = call_next()
     except BaseException as error:
         if is_failure(error, job):
-            _count(job, "failed", time.monotonic() - began)
+            samples.count_run(job.pattern, job.queue, "failed", job.wait, time.monotonic() - began)
         else:
+            samples.observe("job_wait_seconds", (job.queue,), job.wait)
             samples.count("fireforget_jobs_returned_total", (verb_of(error),))
         raise
-    _count(job, "success", time.monotonic() - began)
+    samples.count_run(job.pattern, job.queue, "success", job.wait, time.monotonic() - began)
     return result
 
 
@@ -101,16 +103,26 @@ def logging(job: Job, call_next: CallNext) -> Any:
 DEFAULT_CHAIN: tuple[Middleware, ...] = (recovery, tracing, metrics, logging)
 
 
-def compose(chain: Sequence[Middleware]) -> Callable[[Job, CallNext], Any]:
-    """Return one function that runs a job through the whole chain, outermost first."""
-    composed: Callable[[Job, CallNext], Any] = lambda job, handler: handler()  # noqa: E731
+def compose(chain: Sequence[Middleware], handler: Handler) -> Handler:
+    """Return one function that runs a job through the whole chain, outermost first, and at last through the handler.
+
+    It is for one thread and one job at a time: so the chain is built once, and not anew around each job.
+    """
+    job: Job
+
+    def link(outer: Middleware, inner: CallNext) -> CallNext:
+        return lambda: outer(job, inner)
+
+    outermost: CallNext = lambda: handler(job)  # noqa: E731
     for middleware in reversed(chain):
-        composed = _wrap(middleware, composed)
-    return composed
+        outermost = link(middleware, outermost)
 
+    def run(next_job: Job) -> Any:
+        nonlocal job
+        job = next_job
+        return outermost()
 
-def _wrap(outer: Middleware, inner: Callable[[Job, CallNext], Any]) -> Callable[[Job, CallNext], Any]:
-    return lambda job, handler: outer(job, lambda: inner(job, handler))
+    return run
 
 
 def is_failure(error: BaseException, job: Job | None = None) -> bool:
@@ -157,8 +169,3 @@ def trace_id_of(traceparent: str | None) -> str | None:
     """Return the trace id of a W3C `traceparent` header, None when there is none or it is malformed."""
     parts = (traceparent or "").split("-")
     return parts[1] if len(parts) >= 4 and len(parts[1]) == 32 and parts[1].strip("0") else None
-
-
-def _count(job: Job, status: str, duration: float) -> None:
-    samples.count("job_processed_total", (job.pattern, job.queue, status))
-    samples.observe("job_duration_seconds", (job.pattern, job.queue), duration)

@@ -74,7 +74,13 @@ def decode(text: str | bytes | None) -> Any:
     """
     if text is None:
         return None
-    return _decode(text.decode() if isinstance(text, bytes) else text)
+    if isinstance(text, bytes):
+        text = text.decode()
+    try:
+        value, end = _decoder.raw_decode(text)  # without a search for the blanks around it, which what we have stored has not
+    except ValueError:
+        end = -1
+    return value if end == len(text) else _decoder.decode(text)
 
 
 def decode_leniently(text: str | bytes | None) -> Any:
@@ -102,7 +108,7 @@ def _finite(digits: str) -> float:
     return number
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _check_keys(value: Any) -> None:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fireforget import _db, _graphs, _schedules, _sql
 from fireforget import payload as json_payload
+from fireforget._claimed import public_id
 from fireforget._context import with_passed_headers
 from fireforget._schema import STATE_OF_NUMBER, migrate
 from fireforget._shield import shield
@@ -806,11 +807,6 @@ def _duplicate(connection: sqlite3.Connection, unique_key: str) -> DuplicateTask
 
 
 # --- ids, keys and rows -------------------------------------------------------------------------------------------------
-
-
-def public_id(tag: str, n: int, nonce: int) -> str:
-    """Return the id that people see for a job without a task_id: the file's tag, the row's number, and its nonce."""
-    return f"{tag}-{n}-{nonce:08x}"
 
 
 def _parse_generated(job_id: str, tag: str) -> tuple[int, int] | None:

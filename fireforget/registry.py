@@ -77,8 +77,6 @@ class Definition(Generic[P, R]):
 
     _bare = False
     """Whether it runs without middleware, which is for what is no job of the application's."""
-    _takes_row = False
-    """Whether it wants all that was claimed of a job, which is for what hands jobs on."""
 
     def __init__(
         self,

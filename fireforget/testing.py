@@ -26,7 +26,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from fireforget import payload as json_payload
-from fireforget._claims import HOOK, MOST_EXPIRED, MOST_FORWARDED, Claimed, Claims
+from fireforget._claimed import Row, id_of
+from fireforget._claims import HOOK, MOST_EXPIRED, MOST_FORWARDED, Claims
 from fireforget._conformance import check_enqueuer
 from fireforget._db import DEFAULT_PATIENCE, Database, translated
 from fireforget._effects import HandlersDatabase
@@ -39,12 +40,12 @@ from fireforget._pool.groups import definition as definition_of_groups
 from fireforget._pool.plan import Lanes
 from fireforget._pool.recovery import Recovery
 from fireforget._pool.schedules import Schedules
-from fireforget._pool.verdicts import Row, Verdicts
+from fireforget._pool.verdicts import Verdicts
 from fireforget.clock import Clock, Seconds, to_datetime, to_seconds, to_unix
 from fireforget.errors import FireforgetError, InvalidOption, InvalidPayload, QueueClosed, UnknownJob
 from fireforget.job import Job
 from fireforget.metrics import Samples
-from fireforget.middleware import CallNext, Middleware, describe, is_failure, samples
+from fireforget.middleware import Handler, describe, is_failure, samples
 from fireforget.queue_sqlite import (
     DEFAULT_MAX_PAYLOAD,
     Intake,
@@ -53,7 +54,6 @@ from fireforget.queue_sqlite import (
     info_of,
     insert_all,
     open_in_memory,
-    public_id,
     tag_of,
 )
 from fireforget.queue_sqlite import Row as NewRow
@@ -566,9 +566,7 @@ class _InlineWorker:
         return info
 
     def _find(self) -> TaskInfo | None:
-        claimed = Claimed(*self._row)
-        job_id = claimed.task_id or public_id(self.tag, claimed.n, claimed.nonce)
-        row = find_job(self._claims.connection, job_id, self.tag)
+        row = find_job(self._claims.connection, id_of(self._row, self.tag), self.tag)
         return None if row is None else info_of(row, self.tag)
 
     def _finished(self, before: TaskInfo, after: TaskInfo | None, outcome: Outcome) -> FinishedRun:
@@ -615,10 +613,10 @@ class _HearingRunner(Runner):
         self.result = self.error = None
         return super().run(index, row)
 
-    def _hearing(self, chain: Middleware) -> Middleware:
-        def hear(job: Job, handler: CallNext) -> Any:
+    def _hearing(self, chain: Handler) -> Handler:
+        def hear(job: Job) -> Any:
             try:
-                self.result = chain(job, handler)
+                self.result = chain(job)
             except BaseException as error:
                 self.error = error
                 raise

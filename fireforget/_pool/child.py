@@ -33,6 +33,7 @@ from typing import Any, Protocol
 
 from fireforget import logs, middleware
 from fireforget import payload as json_payload
+from fireforget._claimed import DEADLINE, HAS_STEPS, LINKED, RETENTION, RETRY_COUNT, TYPE, Row
 from fireforget._claims import HOOK
 from fireforget._db import Database
 from fireforget._effects import Effects, HandlersDatabase, Mark, Unmarked
@@ -63,8 +64,8 @@ from fireforget.errors import (
     RevokeTask,
 )
 from fireforget.job import Job, running, says_failure
-from fireforget.queue_sqlite import Intake, SqliteQueue, public_id, transaction
-from fireforget.registry import Definition, PayloadMismatch, Registry
+from fireforget.queue_sqlite import Intake, SqliteQueue, transaction
+from fireforget.registry import Definition, Registry
 from fireforget.retry import default_delay, delay_after, is_ours
 
 MOST_TRACEBACK = 16 * 1024
@@ -121,11 +122,11 @@ class Runner:
         self._run_async = run_async
         self._clock = clock
         self._mark = mark
-        self._chain = middleware.compose(self._chain_of(host.registry.middleware))
-        self._no_chain = middleware.compose(())
-        self._transactional_chain = middleware.compose(self._chain_of(host.registry.middleware, self._commit))
-        self._opener = self._open_effects
-        self._row: tuple[Any, ...] = ()
+        self._chain = middleware.compose(self._whole(host.registry.middleware), self._call_handler)
+        self._no_chain = middleware.compose((), self._call_handler)
+        self._transactional_chain = middleware.compose(self._whole(host.registry.middleware, self._commit), self._call_handler)
+        self.tag = host.tag
+        self.store = host.store
         self._effects: Effects | None = None
         self.thread_id = threading.get_ident()
         self._window = Window()
@@ -135,7 +136,7 @@ class Runner:
         self.index = -1
         self.job: Job | None = None
 
-    def run(self, index: int, row: tuple[Any, ...]) -> Outcome | None:
+    def run(self, index: int, row: Row) -> Outcome | None:
         """Run a job; return None when it succeeded and leaves nothing behind.
 
         Otherwise ("completed", began, duration, result, note), ("returned", began, result, note) where only its result is left,
@@ -143,30 +144,19 @@ class Runner:
         began, duration, error, traceback), ("expired", error), ("later", delay, why), ("excused", delay, error), ("revoked",),
         ("cancelled", error) or ("lost",).
         """
-        (_, _, type, queue, payload, headers, retry_count, max_retry, timeout, deadline, nonce, task_id, due, *_rest) = row
         now = self._clock()
-        definition = self._host.definition(type)
+        definition = self._host.definition(row[TYPE])
         if definition is None:  # it was there when the job was claimed
-            return ("archived", now, 0.0, f"no handler for {type!r} in this child", None)
-        job = Job(
-            task_id or public_id(self._host.tag, row[0], nonce), type, queue, None, headers, retry_count, max_retry, timeout,
-            deadline, definition.pattern, now, now - due if now > due else 0.0, self._report, self._host.store,
-            self._opener, None if row[16] is None else lambda: self._host.store()._needs_of(row[0]),
-        )  # fmt: skip
+            return ("archived", now, 0.0, f"no handler for {row[TYPE]!r} in this child", None)
+        job = Job(row, definition, self, now)
+        deadline = row[DEADLINE]
         if deadline is not None and deadline <= now:
             return self._expire(job)
-        job._definition = definition
-        if definition._takes_row:
-            job._row = row
         self.index = index
         self.job = job
-        self._row = row
         token = running.set(job)
-        chain = self._no_chain if definition._bare else self._chain
-        if definition.transaction_timeout is not None:
-            chain = self._transactional_chain
         try:
-            result = chain(job, lambda: self._call(definition, job, payload))
+            result = self._chain_of(definition)(job)
         except BaseException as error:
             return ("settled",) if self._is_committed(job, error) else self._failed(job, definition, error)
         finally:
@@ -175,25 +165,29 @@ class Runner:
             running.reset(token)
             if self._effects is not None:
                 self._effects.close()
-        has_steps = row[15]
+        has_steps = row[HAS_STEPS]
         if self._effects is not None:
             effects, self._effects = self._effects, None
             has_steps = effects.has_steps
             if effects.is_settled:
                 return ("settled",)
-        if row[14] == 0 and retry_count == 0 and not has_steps:  # no retention, and neither attempts nor steps to forget
+        if row[RETENTION] == 0 and row[RETRY_COUNT] == 0 and not has_steps:  # neither to keep, nor attempts or steps to forget
             return None if result is None else self._returned(job, result, row)
         return ("completed", now, self._clock() - now, *self._encode(job, result))
 
-    def _call(self, definition: Definition[Any, Any], job: Job, payload: Any) -> Any:
-        try:
-            job.payload = None if payload is None else json_payload.decode(payload)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise PayloadMismatch(f"the payload is not JSON: {error}") from None
+    def _chain_of(self, definition: Definition[Any, Any]) -> middleware.Handler:
+        if definition._bare:
+            return self._no_chain
+        return self._chain if definition.transaction_timeout is None else self._transactional_chain
+
+    def _call_handler(self, job: Job) -> Any:
+        """Call the job's handler: the innermost of the chain."""
+        definition: Any = job._definition
+        payload = job.payload
         try:
             try:
                 self._window.open()
-                result = definition.call(job.payload)
+                result = definition.call(payload)
             finally:
                 self._window.shut()
             if definition.is_async:
@@ -237,7 +231,7 @@ class Runner:
         finally:
             self._cancel_async = None
 
-    def _chain_of(self, chain: Sequence[middleware.Middleware], *more: middleware.Middleware) -> list[middleware.Middleware]:
+    def _whole(self, chain: Sequence[middleware.Middleware], *more: middleware.Middleware) -> list[middleware.Middleware]:
         """Return a registry's middleware with what we add: inside of what is ours and outside of the application's.
 
         So a commit that fails is logged and counted as the failure that it is. What was fired and forgotten is stored after it,
@@ -276,16 +270,17 @@ class Runner:
 
         return let_in
 
-    def _report(self, kind: str, value: Any) -> None:
+    def report(self, kind: str, value: Any) -> None:
+        """Take what the handler says while it runs; see `job.Run`."""
         if self._effects is not None:  # the job's own transaction may be what completes it
             setattr(self._effects, kind, value)
         self._host.send(("report", self.index, kind, value))
 
-    def _returned(self, job: Job, result: Any, row: tuple[Any, ...]) -> Outcome | None:
+    def _returned(self, job: Job, result: Any, row: Row) -> Outcome | None:
         """Return the outcome of a job whose result is of use to those alone that wait for it. Whether there are any is known when
         it is settled, and not before: they may have come while it ran.
         """
-        if row[16] is None:  # most likely none ever come, so nobody is told that it cannot be kept
+        if row[LINKED] is None:  # most likely none ever come, so nobody is told that it cannot be kept
             text, note = json_payload.result_of(result)
         else:
             text, note = self._encode(job, result)
@@ -301,7 +296,7 @@ class Runner:
 
     # --- what a job writes to the queue's own file --------------------------------------------------------------------
 
-    def _open_effects(self, job: Job) -> Effects:
+    def effects(self, job: Job) -> Effects:
         """Return what stores the running job's steps and holds its transaction; made for the few jobs that ask for it."""
         if job is not self.job:
             raise FireforgetError(f"the run of job {job.id} is over: its connection and its steps are for its handler alone")
@@ -309,7 +304,7 @@ class Runner:
             definition = self._host.definition(job.type)
             limit = None if definition is None else definition.transaction_timeout
             mark = Unmarked() if self._mark is None else self._mark
-            self._effects = Effects(self._host.database(), self._row, self._host.worker, self._clock, limit, mark)
+            self._effects = Effects(self._host.database(), job._row, self._host.worker, self._clock, limit, mark)
         return self._effects
 
     def _commit(self, job: Job, call_next: middleware.CallNext) -> Any:
@@ -318,7 +313,7 @@ class Runner:
 
         One that has not used its connection has nothing to commit, and is settled like any other.
         """
-        effects = self._open_effects(job)
+        effects = self.effects(job)
         token = transaction.set(effects)
         try:
             result = call_next()
@@ -545,7 +540,7 @@ class _InTurn:
             child, self._run_async, mark=LockMark(slot, self._cell), mark_deciding=partial(slot.mark_deciding, self._cell)
         )
 
-    def take(self, first: int, rows: list[tuple[Any, ...]], start_by: Mapping[int, float] = _AT_ANY_TIME) -> None:
+    def take(self, first: int, rows: list[Row], start_by: Mapping[int, float] = _AT_ANY_TIME) -> None:
         """Run a frame, up to where the board allows; what is past its moment in `start_by` comes back without having run."""
         words, doubles = self._slot.words, self._slot.doubles
         number_at, began_at, index_at = self._cell.number_at, self._cell.began_at, self._cell.index_at
@@ -599,7 +594,7 @@ class _AtOnce:
     def __init__(self, child: Child, slot: Slot) -> None:
         self._child = child
         self._slot = slot
-        self._waiting: deque[tuple[int, tuple[Any, ...]]] = deque()
+        self._waiting: deque[tuple[int, Row]] = deque()
         self._start_by: dict[int, float] = {}
         self._ready = threading.Condition()
         self._taken_up_to = 0
@@ -612,7 +607,7 @@ class _AtOnce:
         for thread in self._threads:
             thread.start()
 
-    def take(self, first: int, rows: list[tuple[Any, ...]], start_by: Mapping[int, float] = _AT_ANY_TIME) -> None:
+    def take(self, first: int, rows: list[Row], start_by: Mapping[int, float] = _AT_ANY_TIME) -> None:
         """Hand a frame to the threads; what is past its moment in `start_by` comes back without having run."""
         with self._ready:
             self._start_by.update(start_by)
@@ -639,7 +634,7 @@ class _AtOnce:
             self._slot.words[cell.index_at] = 0
             self._end(time.monotonic() - began)
 
-    def _next(self, cell: Cell) -> tuple[int, tuple[Any, ...]] | None:
+    def _next(self, cell: Cell) -> tuple[int, Row] | None:
         """Wait for a job and announce it on the board; what was taken back is dropped. None at the end."""
         words, doubles = self._slot.words, self._slot.doubles
         with self._ready:

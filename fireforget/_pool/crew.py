@@ -18,13 +18,14 @@ from typing import Any
 
 from fireforget import logs, metrics
 from fireforget._board_layout import exit_word
+from fireforget._claimed import Row
 from fireforget._pool.board import SETTLE_SECONDS, Board
 from fireforget._pool.channel import Mailbox
 from fireforget._pool.config import Settings
 from fireforget._pool.enforcer import Enforcer, Watched
 from fireforget._pool.helper import ForkHelper
 from fireforget._pool.plan import Pace, room
-from fireforget._pool.verdicts import Row, Verdicts
+from fireforget._pool.verdicts import Verdicts
 from fireforget.errors import HelperDied
 
 STUCK_AFTER = 0.2

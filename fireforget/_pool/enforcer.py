@@ -15,8 +15,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
+from fireforget._claimed import DEADLINE, TIMEOUT, TYPE, Row
 from fireforget._pool.board import Reason, Slot
 from fireforget._pool.config import DECISION_SECONDS, KILL_GRACE, TRANSACTION_GRACE
 
@@ -25,8 +25,6 @@ INTERRUPT_SIGNAL = getattr(signal, "SIGUSR2", 0)
 _LONGEST_PAUSE = 3600.0  # a timeout may be years, and a wait may not
 _LOOK_AT_DEADLINES = 1.0  # deadlines are wall time, which may jump
 
-_TYPE, _TIMEOUT, _DEADLINE = 2, 8, 9  # positions in a claimed row
-
 
 @dataclass
 class Watched:
@@ -34,7 +32,7 @@ class Watched:
 
     pid: int
     slot: Slot
-    jobs: dict[int, tuple[Any, ...]]
+    jobs: dict[int, Row]
     """The jobs in the child's hands, by index: the supervisor's own dictionary."""
     interrupted: dict[int, tuple[float, Reason]] = field(default_factory=dict)
     """When and why a job was interrupted, by index."""
@@ -80,10 +78,10 @@ class Enforcer:
         with self.lock:
             self._watched.pop(pid, None)
 
-    def expect(self, child: Watched, jobs: dict[int, tuple[Any, ...]]) -> None:
+    def expect(self, child: Watched, jobs: dict[int, Row]) -> None:
         """Take jobs under watch that are about to be sent to a child."""
-        soonest = min([row[_TIMEOUT] for row in jobs.values() if row[_TIMEOUT] is not None], default=float("inf"))
-        deadline = min([row[_DEADLINE] for row in jobs.values() if row[_DEADLINE] is not None], default=None)
+        soonest = min([row[TIMEOUT] for row in jobs.values() if row[TIMEOUT] is not None], default=float("inf"))
+        deadline = min([row[DEADLINE] for row in jobs.values() if row[DEADLINE] is not None], default=None)
         limit = float("inf") if self._limits is None else min(map(self._limit_of, jobs.values()), default=float("inf"))
         wake_at = time.monotonic() + min(soonest, _until(deadline), limit, DECISION_SECONDS)
         with self._changed:
@@ -122,8 +120,8 @@ class Enforcer:
                     look_at = min(look_at, self._check_job(child, index, began, row, now, holding.get(index)))
         for index, row in child.jobs.items():
             if index not in running:
-                timeout = row[_TIMEOUT] or float("inf")
-                look_at = min(look_at, now + timeout, now + _until(row[_DEADLINE]), now + self._limit_of(row))
+                timeout = row[TIMEOUT] or float("inf")
+                look_at = min(look_at, now + timeout, now + _until(row[DEADLINE]), now + self._limit_of(row))
         return look_at
 
     def _check_decision(self, child: Watched, index: int, since: float, now: float) -> float:
@@ -140,14 +138,12 @@ class Enforcer:
         self._interrupt(child, index, Reason.DECISION, now)
         return now + KILL_GRACE
 
-    def _limit_of(self, row: tuple[Any, ...]) -> float:
+    def _limit_of(self, row: Row) -> float:
         """Return for how many seconds a job may keep its transaction open; infinity where it has none."""
-        limit = None if self._limits is None else self._limits(row[_TYPE])
+        limit = None if self._limits is None else self._limits(row[TYPE])
         return float("inf") if limit is None else limit
 
-    def _check_job(
-        self, child: Watched, index: int, began: float, row: tuple[Any, ...], now: float, holds_since: float | None
-    ) -> float:
+    def _check_job(self, child: Watched, index: int, began: float, row: Row, now: float, holds_since: float | None) -> float:
         # A transaction that begins later than now is over its limit later than this.
         let_go_at = self._limit_of(row) + (now if holds_since is None else holds_since)
         if index in child.interrupted:
@@ -157,12 +153,12 @@ class Enforcer:
                 return kill_at
             self._kill(child, index, reason)
             return float("inf")
-        ends_at = began + row[_TIMEOUT] if row[_TIMEOUT] is not None else float("inf")
+        ends_at = began + row[TIMEOUT] if row[TIMEOUT] is not None else float("inf")
         reason = Reason.TIMEOUT
         look_at = ends_at
-        if row[_DEADLINE] is not None:
-            left = row[_DEADLINE] - time.time()
-            look_at = min(look_at, now + _until(row[_DEADLINE]))
+        if row[DEADLINE] is not None:
+            left = row[DEADLINE] - time.time()
+            look_at = min(look_at, now + _until(row[DEADLINE]))
             if now + left < ends_at:
                 ends_at, reason = now + left, Reason.DEADLINE
         if let_go_at < ends_at:

@@ -22,9 +22,22 @@ from typing import Any
 
 from fireforget import logs
 from fireforget import payload as json_payload
+from fireforget._claimed import (
+    DEADLINE,
+    HAS_STEPS,
+    LINKED,
+    MAX_RETRY,
+    PAYLOAD,
+    PRIORITY,
+    RETENTION,
+    RETRY_COUNT,
+    TIMEOUT,
+    TYPE,
+    Claimed,
+    Row,
+)
 from fireforget._pool.control import Worker
 from fireforget._pool.supervisor import Supervisor
-from fireforget._pool.verdicts import Row
 from fireforget.enqueuer import Enqueuer
 from fireforget.errors import ChildDied, FireforgetError, InvalidTask, JobTimeout, SkipRetry, TaskIDConflict, WorkerError
 from fireforget.job import Job, current_job
@@ -46,9 +59,7 @@ _FIRST_PAUSE = 0.1
 _SOON = 1.0
 _LOG_SECONDS = 60.0
 _MOST_REMEMBERED = 1000  # jobs whose failures a child remembers
-_PAYLOAD, _RETRY_COUNT, _MAX_RETRY, _TIMEOUT, _DEADLINE, _PRIORITY, _RETENTION = 4, 6, 7, 8, 9, 13, 14
-_HAS_STEPS, _LINKED = 15, 16
-_OWN = 17  # beyond the columns of a claimed row: the job's own timeout and retention
+_OWN = len(Claimed._fields)  # beyond the columns of a claimed row: the job's own timeout and retention
 
 MakeEnqueuer = Callable[[], Enqueuer]
 
@@ -71,13 +82,13 @@ class HandoverSupervisor(Supervisor):
 
     def _claim(self, lanes: Any, wanted: int) -> list[Row]:
         return [
-            _to_be_handed_on(row) if self._registry.match(row[2]) is not None else row for row in super()._claim(lanes, wanted)
+            _to_be_handed_on(row) if self._registry.match(row[TYPE]) is not None else row for row in super()._claim(lanes, wanted)
         ]
 
 
 def _to_be_handed_on(row: Row) -> Row:
-    own = (row[_TIMEOUT], row[_RETENTION])
-    return (*row[:_TIMEOUT], RUN_SECONDS, *row[_DEADLINE:_RETENTION], 0.0, *row[_RETENTION + 1 : _OWN], own)
+    own = (row[TIMEOUT], row[RETENTION])
+    return (*row[:TIMEOUT], RUN_SECONDS, *row[DEADLINE:RETENTION], 0.0, *row[RETENTION + 1 : _OWN], own)
 
 
 class Handover(Worker):
@@ -143,16 +154,14 @@ def _logging(job: Job, call_next: CallNext) -> Any:
 class _Handler(Definition[Any, Any]):
     """The handler of every type: whatever the payload is, it is handed on as it stands."""
 
-    _takes_row = True
-
     def call(self, payload: Any) -> Any:
         """Hand on the running job."""
         job = current_job()
-        if job._row[_LINKED] is not None:
+        if job._row[LINKED] is not None:
             raise SkipRetry(
                 "not relayed: it waits for other jobs, or they for it, which only the file keeps: leave it to a worker"
             )
-        if job._row[_HAS_STEPS]:
+        if job._row[HAS_STEPS]:
             raise SkipRetry("not relayed: it has stored steps, which only the file keeps: leave it to a worker")
         self.function(_task_of(job))
 
@@ -161,14 +170,14 @@ def _task_of(job: Job) -> Task:
     """Return a job as a task, with what is left of its attempts; its delay has passed, and its deadline is an instant."""
     row = job._row
     timeout, retention = row[_OWN]
-    text = row[_PAYLOAD]
+    text = row[PAYLOAD]
     options: dict[str, Any] = {
         "queue": job.queue,
         "task_id": job.id,
-        "max_retry": max(0, row[_MAX_RETRY] - row[_RETRY_COUNT]),
-        "priority": row[_PRIORITY] or None,
+        "max_retry": max(0, row[MAX_RETRY] - row[RETRY_COUNT]),
+        "priority": row[PRIORITY] or None,
         "timeout": timeout,
-        "deadline": row[_DEADLINE],
+        "deadline": row[DEADLINE],
         "retention": retention or None,
         "headers": job.headers or None,
     }

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 
 from fireforget import _db, logs, metrics
+from fireforget._claimed import Row
 from fireforget._claims import HOOK, Claims
 from fireforget._pool import hooks
 from fireforget._pool.board import Board
@@ -39,7 +40,7 @@ from fireforget._pool.plan import Lanes
 from fireforget._pool.recovery import CHECK_SECONDS, Recovery
 from fireforget._pool.schedules import Schedules
 from fireforget._pool.trimmer import Trimmer
-from fireforget._pool.verdicts import Row, Verdicts
+from fireforget._pool.verdicts import Verdicts
 from fireforget.clock import Seconds, to_seconds
 from fireforget.errors import HelperDied, SchemaTooNew, StoreCorrupt, StoreError, StoreReplaced, WorkerError
 from fireforget.queue_sqlite import SqliteQueue

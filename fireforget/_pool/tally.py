@@ -12,9 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from operator import itemgetter
-from typing import Any
 
 from fireforget import metrics
+from fireforget._claimed import QUEUE, TYPE, Row
 from fireforget._history import Ended
 
 WRITE_SECONDS = 1.0
@@ -22,7 +22,7 @@ WRITE_SECONDS = 1.0
 
 _NEVER = float("inf")
 _OURS = "fireforget:"  # what types of our own jobs begin with, such as calls of hooks
-_kind_of = itemgetter(2, 3)  # type and queue in `_sql.CLAIMED_COLUMNS`
+_kind_of = itemgetter(TYPE, QUEUE)
 _FIELDS = Ended._fields[2:]
 
 
@@ -48,16 +48,16 @@ class Tally:
     def __bool__(self) -> bool:
         return bool(self._processed or self._times or self._counts["archived"])
 
-    def count(self, rows: Iterable[tuple[Any, ...]]) -> None:
+    def count(self, rows: Iterable[Row]) -> None:
         """Count jobs that succeeded."""
         self._processed.update(map(_kind_of, rows))
 
-    def count_failed(self, row: tuple[Any, ...], became: str) -> None:
+    def count_failed(self, row: Row, became: str) -> None:
         """Count a job that failed and was "retried" or "archived"."""
         for what in ("processed", "failed", became):
             self._counts[what][_kind_of(row)] += 1
 
-    def count_expired(self, row: tuple[Any, ...]) -> None:
+    def count_expired(self, row: Row) -> None:
         """Count a job that was archived without a run."""
         self._counts["archived"][_kind_of(row)] += 1
 

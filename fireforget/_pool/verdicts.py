@@ -12,6 +12,7 @@ from typing import Any
 
 from fireforget import logs, metrics
 from fireforget._board_layout import exit_word
+from fireforget._claimed import CLAIM, DUE, MAX_RETRY, PAYLOAD, QUEUE, RETENTION, RETRY_COUNT, TIMEOUT, TYPE, N, Row, id_of
 from fireforget._claims import HOOK, Fence, Settlement
 from fireforget._pool import hooks
 from fireforget._pool.board import Reason
@@ -19,12 +20,8 @@ from fireforget._pool.config import DECISION_SECONDS
 from fireforget._pool.tally import Tally
 from fireforget.clock import Clock
 from fireforget.errors import DEADLINE_PASSED, ChildDied, JobTimeout, StoreError
-from fireforget.queue_sqlite import public_id
 from fireforget.registry import Registry
 from fireforget.retry import default_delay, delay_after, is_ours
-
-Row = tuple[Any, ...]
-"""A claimed job; the columns of `_sql.CLAIMED_COLUMNS`."""
 
 CANCELLED = "cancelled while it ran"
 KilledRun = tuple[float, float]
@@ -37,9 +34,6 @@ LEAST_UNCOUNTED_DELAY = 1.0
 """Seconds before a run that counted as no failure is repeated: no attempt is used up, so nothing else would end a storm."""
 
 _NEVER = float("inf")
-_N, _CLAIM, _TYPE, _QUEUE, _PAYLOAD, _RETRY_COUNT, _MAX_RETRY, _TIMEOUT, _NONCE, _TASK_ID, _DUE, _RETENTION = (
-    0, 1, 2, 3, 4, 6, 7, 8, 10, 11, 12, 14
-)  # fmt: skip
 
 
 def open_for_too_long(limit: float | None) -> str:
@@ -118,19 +112,19 @@ class Verdicts:
 
     def fence(self, row: Row) -> tuple[int, int, int]:
         """Return what a settling statement must find to settle anything."""
-        return row[_N], self._worker, row[_CLAIM]
+        return row[N], self._worker, row[CLAIM]
 
     # --- what children told -------------------------------------------------------------------------------------------
 
     def succeeded(self, rows: Sequence[Row]) -> None:
         """These jobs succeeded and leave nothing behind."""
         worker = self._worker
-        self.settlement.removed += [(row[_N], worker, row[_CLAIM]) for row in rows]
+        self.settlement.removed += [(row[N], worker, row[CLAIM]) for row in rows]
         self.tally.count(rows)
 
     def count_success(self, row: Row) -> None:
         """Count a run whose own process was killed before it could; how long it took is not known."""
-        self._samples.count("job_processed_total", (self._pattern(row), row[_QUEUE], "success"))
+        self._samples.count("job_processed_total", (self._pattern(row), row[QUEUE], "success"))
 
     def told(self, row: Row, outcome: Row | None) -> None:
         """Take in an outcome as a child sends it (`child.Runner.run`)."""
@@ -152,7 +146,7 @@ class Verdicts:
             self.settlement.progress.append((*value, *self.fence(row)))
 
     def _completed(self, row: Row, began: float, duration: float, result: str | None, note: str | None) -> None:
-        retention = row[_RETENTION]
+        retention = row[RETENTION]
         if retention > 0:
             self.tally.count((row,))
             now = self._clock()
@@ -160,7 +154,7 @@ class Verdicts:
             self.next_expiry = min(self.next_expiry, now + retention)
         else:
             self._returned(row, began, result, note)
-            self.settlement.forgotten.append((row[_N],))
+            self.settlement.forgotten.append((row[N],))
 
     def _returned(self, row: Row, began: float, result: str | None, note: str | None) -> None:
         """The job succeeded, and leaves nothing behind but its result, should others wait for it."""
@@ -197,9 +191,9 @@ class Verdicts:
 
     def _call_hooks(self, row: Row, error: str, *names: str) -> None:
         """Have the application's hooks called; they run in a child, as jobs that are stored together with the verdict."""
-        if row[_TYPE] != HOOK:
+        if row[TYPE] != HOOK:
             fence = self.fence(row)
-            wanted = [(name, owner) for name, owner, _ in self._registry._hooks_of(row[_TYPE]) if name in names]
+            wanted = [(name, owner) for name, owner, _ in self._registry._hooks_of(row[TYPE]) if name in names]
             self.settlement.hooks += [(name, owner, error, *fence) for name, owner in wanted]
 
     def _excused(self, row: Row, delay: float, error: str) -> None:
@@ -219,7 +213,7 @@ class Verdicts:
 
     def _revoked(self, row: Row) -> None:
         self.settlement.revoked.append(self.fence(row))
-        self.settlement.forgotten.append((row[_N],))
+        self.settlement.forgotten.append((row[N],))
 
     def _cancelled(self, row: Row, error: str) -> None:
         self.settlement.cancelled.append((self._clock(), error, *self.fence(row)))
@@ -229,7 +223,7 @@ class Verdicts:
     def put_back(self, row: Row, *, started: bool = False) -> None:
         """The job goes back as it was; unless it had `started`, that was no start in the sense of its handler's rate."""
         self.settlement.put_back.append(self.fence(row))
-        limits = self._registry.limits_of(row[_TYPE])
+        limits = self._registry.limits_of(row[TYPE])
         if not started and limits is not None and limits.rate is not None:
             self.settlement.given_back.append(self.fence(row))
 
@@ -250,11 +244,11 @@ class Verdicts:
         elif reason == Reason.DEADLINE:
             self._archive_killed(row, DEADLINE_PASSED, self._run_since(began))
         elif reason == Reason.TRANSACTION:
-            definition = self._registry.match(row[_TYPE])
+            definition = self._registry.match(row[TYPE])
             limit = None if definition is None else definition.transaction_timeout
             self._fail_killed(row, open_for_too_long(limit), began, timed_out=True)
         else:
-            self._fail_killed(row, timed_out_after(row[_TIMEOUT]), began, timed_out=True)
+            self._fail_killed(row, timed_out_after(row[TIMEOUT]), began, timed_out=True)
 
     def settled_before_death(self, row: Row) -> bool:
         """Return whether a job whose process has died while it ran is settled already; its own transaction may have done that.
@@ -262,7 +256,7 @@ class Verdicts:
         Then it is counted here as the success that it is. Where the store cannot tell, the job is put back with no attempt
         charged; should it be settled after all, that finds no row.
         """
-        definition = self._registry.match(row[_TYPE])
+        definition = self._registry.match(row[TYPE])
         if definition is None or definition.transaction_timeout is None:
             return False
         try:
@@ -296,19 +290,19 @@ class Verdicts:
 
     def _fail_killed(self, row: Row, error: str, began: float, *, timed_out: bool) -> None:
         run = self._run_since(began)
-        if row[_TYPE] == HOOK:
-            self._hook_killed(row, error, repeats=not timed_out and row[_RETRY_COUNT] < _MOST_HOOK_DEATHS - 1)
+        if row[TYPE] == HOOK:
+            self._hook_killed(row, error, repeats=not timed_out and row[RETRY_COUNT] < _MOST_HOOK_DEATHS - 1)
             return
-        policy = self._registry._retry_delay_of(row[_TYPE])
-        if self._registry._is_failure_of(row[_TYPE]) is not None:
+        policy = self._registry._retry_delay_of(row[TYPE])
+        if self._registry._is_failure_of(row[TYPE]) is not None:
             self._ask(row, error, run, timed_out, counted=False)
-        elif row[_RETRY_COUNT] >= row[_MAX_RETRY]:
+        elif row[RETRY_COUNT] >= row[MAX_RETRY]:
             self._archive_killed(row, error, run)
         else:
             self._count_killed(row, error, run)
             if is_ours(policy):
                 failure = JobTimeout(error) if timed_out else ChildDied(error)
-                self._retry_killed(row, error, run, delay_after(policy, row[_RETRY_COUNT], failure))
+                self._retry_killed(row, error, run, delay_after(policy, row[RETRY_COUNT], failure))
             else:
                 self._ask(row, error, run, timed_out, counted=True)
 
@@ -319,7 +313,7 @@ class Verdicts:
             self.settlement.retried.append((now, 1, error, now, *self.fence(row)))
             self.next_due = min(self.next_due, now)
         else:
-            hooks.log_killed(row[_PAYLOAD], self._tag, error)
+            hooks.log_killed(row[PAYLOAD], self._tag, error)
             self.settlement.removed.append(self.fence(row))
 
     def _run_since(self, began: float) -> KilledRun:
@@ -328,7 +322,7 @@ class Verdicts:
         return self._clock() - duration, duration
 
     def _retry_killed(self, row: Row, error: str, run: KilledRun, delay: float) -> None:
-        self._samples.count("fireforget_jobs_retried_total", (self._pattern(row), row[_QUEUE]))
+        self._samples.count("fireforget_jobs_retried_total", (self._pattern(row), row[QUEUE]))
         self._retry(row, *run, delay, error, None)
 
     def _excuse_killed(self, row: Row, error: str, run: KilledRun, delay: float) -> None:
@@ -338,7 +332,7 @@ class Verdicts:
 
     def _archive_killed(self, row: Row, error: str, run: KilledRun) -> None:
         self._count_killed(row, error, run)
-        self._samples.count("fireforget_jobs_archived_total", (self._pattern(row), row[_QUEUE]))
+        self._samples.count("fireforget_jobs_archived_total", (self._pattern(row), row[QUEUE]))
         self._archived(row, *run, error, None)
 
     def _count_killed(self, row: Row, error: str, run: KilledRun) -> None:
@@ -346,18 +340,16 @@ class Verdicts:
         started_at, duration = run
         pattern, job_id, queue, retry_count = self._names(row)
         logs.task_failed(pattern, job_id, queue, retry_count, duration, error)
-        self._samples.count("job_processed_total", (pattern, queue, "failed"))
-        self._samples.observe("job_duration_seconds", (pattern, queue), duration)
-        self._samples.observe("job_wait_seconds", (queue,), max(0.0, started_at - row[_DUE]))
+        self._samples.count_run(pattern, queue, "failed", max(0.0, started_at - row[DUE]), duration)
         self.tally.time_run(queue, pattern, duration)
 
     def _names(self, row: Row) -> tuple[str, str, str, int]:
         """Return what log records and metrics call a job: pattern, id, queue, retry count."""
-        job_id = row[_TASK_ID] or public_id(self._tag, row[_N], row[_NONCE])
-        return self._pattern(row), job_id, row[_QUEUE], row[_RETRY_COUNT]
+        job_id = id_of(row, self._tag)
+        return self._pattern(row), job_id, row[QUEUE], row[RETRY_COUNT]
 
     def _pattern(self, row: Row) -> str:
-        return self._pattern_of(row[_TYPE])
+        return self._pattern_of(row[TYPE])
 
     def _pattern_of(self, type: str) -> str:
         definition = self._registry.match(type)
@@ -371,7 +363,7 @@ class Verdicts:
         `counted` says that it counts, is in the log and the metrics, and only the delay is asked for.
         """
         self._next_token += 1
-        message = ("question", self._next_token, row[_TYPE], self._names(row)[1], row[_RETRY_COUNT], error, timed_out)
+        message = ("question", self._next_token, row[TYPE], self._names(row)[1], row[RETRY_COUNT], error, timed_out)
         self._questions[self._next_token] = Question(message, time.monotonic() + ANSWER_SECONDS, row, error, run, counted)
         self.ask_again(None)
 
@@ -389,7 +381,7 @@ class Verdicts:
         row, error, run = question.row, question.error, question.run
         if not counts:
             self._excuse_killed(row, error, run, delay)
-        elif row[_RETRY_COUNT] >= row[_MAX_RETRY]:
+        elif row[RETRY_COUNT] >= row[MAX_RETRY]:
             self._archive_killed(row, error, run)
         else:
             if not question.counted:

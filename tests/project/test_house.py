@@ -16,7 +16,7 @@ LONGEST_LINE = 130
 
 FLOORS = {
     # Words: pure. A producer's process pays for nothing else before it opens a file, and everything may depend on them.
-    0: "errors clock retry cron payload task enqueuer _shield _context _handler_limits",
+    0: "errors clock retry cron payload task enqueuer _shield _context _handler_limits _claimed",
     # The store: the only floor that knows SQL, so that a new schema is a change of these files.
     1: "_schema _sql _db _claims _dependencies _graphs _effects _history _keys _limited _limits _schedules _backup _doctor "
     "queue_sqlite",

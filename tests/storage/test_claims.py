@@ -3,7 +3,8 @@
 import pytest
 
 from fireforget import Inspector, Task, _sql
-from fireforget._claims import MOST_FORWARDED, Claimed, Claims, Settlement
+from fireforget._claimed import Claimed
+from fireforget._claims import MOST_FORWARDED, Claims, Settlement
 from fireforget.errors import DuplicateTask, SchemaTooNew, StoreReplaced, UnknownJob
 
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from fireforget import Inspector, Registry, Task
-from fireforget._claims import Claimed, Claims, Settlement
+from fireforget._claimed import Claimed
+from fireforget._claims import Claims, Settlement
 from fireforget.testing import drain
 
 

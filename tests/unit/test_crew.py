@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from fireforget import metrics
-from fireforget._claims import Claimed
+from fireforget._claimed import Claimed
 from fireforget._pool import board
 from fireforget._pool.config import Settings
 from fireforget._pool.crew import Crew

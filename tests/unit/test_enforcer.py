@@ -5,7 +5,7 @@ from time import monotonic
 
 import pytest
 
-from fireforget._claims import Claimed
+from fireforget._claimed import Claimed
 from fireforget._pool.board import Board, Reason
 from fireforget._pool.config import DECISION_SECONDS, KILL_GRACE
 from fireforget._pool.enforcer import INTERRUPT_SIGNAL, Enforcer, Watched

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from fireforget import Registry, Task, fire_and_forget, middleware
-from fireforget._claims import Claimed
+from fireforget._claimed import Claimed
 from fireforget._pool.board import Reason
 from fireforget._pool.child import Runner, _raise, _raise_in
 from fireforget.metrics import Samples
@@ -43,7 +43,7 @@ class Scene:
     def runner(self):
         """A runner of this thread. Its `here` and `from_another_thread` interrupt the job that it runs, `wrap` sets its chain."""
         runner = Runner(self, None)
-        runner.wrap = lambda *chain: setattr(runner, "_chain", middleware.compose(runner._chain_of(chain)))
+        runner.wrap = lambda *chain: setattr(runner, "_chain", middleware.compose(runner._whole(chain), runner._call_handler))
 
         def here(reason=Reason.TIMEOUT):
             runner.interrupt(0, reason, _raise)

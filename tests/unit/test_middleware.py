@@ -3,10 +3,12 @@
 import asyncio
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 
 from fireforget import middleware
+from fireforget._claimed import Claimed
 from fireforget.errors import JobCancelled, JobTimeout, RetryLater, RevokeTask, SkipRetry
 from fireforget.job import Job, current_job, running
 from fireforget.metrics import Samples
@@ -17,11 +19,11 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 def job(headers=None, **changes):
     fields = {
-        "id": "1", "type": "email:send", "queue": "low", "payload": None, "headers_json": headers, "retry_count": 2,
-        "max_retry": 25, "timeout": 30.0, "unix_deadline": None, "pattern": "email:", "started_at": 0.0, "wait": 0.25,
-        "report": lambda kind, value: None,
+        **dict.fromkeys(Claimed._fields), "task_id": "1", "type": "email:send", "queue": "low", "headers": headers,
+        "retry_count": 2, "max_retry": 25, "timeout": 30.0, "due": -0.25,
     }  # fmt: skip
-    return Job(**{**fields, **changes})
+    definition = SimpleNamespace(pattern="email:", is_failure=None, pass_headers=None)
+    return Job(tuple(Claimed(**{**fields, **changes})), definition, SimpleNamespace(tag=""), started_at=0.0)
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def run(samples, caplog):
 
     def run(handler, job=job()):  # noqa: B008
         try:
-            return compose(DEFAULT_CHAIN)(job, handler)
+            return compose(DEFAULT_CHAIN, lambda _: handler())(job)
         except BaseException as error:
             return error
 
@@ -65,10 +67,10 @@ def test_the_first_middleware_is_the_outermost():
 
         return wrap
 
-    result = compose([named("a"), named("b")])(job(), lambda: seen.append("handler") or [])
+    result = compose([named("a"), named("b")], lambda _: seen.append("handler") or [])(job())
     assert seen == ["a in", "b in", "handler", "b out", "a out"]
     assert result == ["b", "a"]
-    assert compose([])(job(), lambda: 5) == 5
+    assert compose([], lambda _: 5)(job()) == 5
 
 
 def test_the_default_chain_is_recovery_tracing_metrics_logging():

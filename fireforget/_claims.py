@@ -16,7 +16,21 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from fireforget import _db, _dependencies, _schema, _sql
-from fireforget._claimed import Claimed
+from fireforget._claimed import (
+    DEADLINE,
+    DUE,
+    MAX_RETRY,
+    NONCE,
+    PAYLOAD,
+    PRIORITY,
+    QUEUE,
+    RETENTION,
+    RETRY_COUNT,
+    TIMEOUT,
+    Claimed,
+    N,
+    Row,
+)
 from fireforget._handler_limits import RuleOf
 from fireforget._history import Ended, History
 from fireforget._limited import LimitedLanes
@@ -34,7 +48,7 @@ MOST_CLAIMED_BYTES = 4 * 1024 * 1024
 _SLICES = ((16 * 1024, 128), (64 * 1024, 32), (float("inf"), 4))
 """How many jobs one statement claims after one whose largest payload had up to so many bytes: sizes are known only afterwards."""
 _FIRST_SLICE = 32
-_TOGETHER = (64, 8, 1)
+_TOGETHER = (128, 32, 8, 1)
 """Jobs that one statement removes, or claims by number: a few sizes, so that the statements stay prepared."""
 MOST_DEATHS = 3
 """A job under which a worker has died this often is archived."""
@@ -51,9 +65,12 @@ _UNSTORABLE = (sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceErr
 """What the binding of a value raises that SQLite cannot take; trouble with the file is none of them."""
 
 
-_INTEGERS = ("retry_count", "max_retry", "nonce", "priority")
-_SECONDS = ("timeout", "deadline", "due", "retention")
-_NUMBERS = (int, float)  # what is stored as 60.0 is 60 in what an UPDATE returns
+_SOUND: Mapping[int, frozenset[type]] = {
+    **dict.fromkeys((RETRY_COUNT, MAX_RETRY, NONCE, PRIORITY), frozenset((int,))),
+    **dict.fromkeys((DUE, RETENTION), frozenset((int, float))),
+    **dict.fromkeys((TIMEOUT, DEADLINE), frozenset((int, float, type(None)))),
+}
+"""The types of the columns that are numbers; a foreign program may have written something else."""
 
 _Lane = tuple[str, list[str], int]
 """A queue, the types to claim from it, and how many jobs at most."""
@@ -415,9 +432,9 @@ class Claims:
                     self.unhandled.append((queue, type if isinstance(type, str) else _db.decode_leniently(type)))
         return found
 
-    def claim(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
+    def claim(self, queue: str, types: list[str], most: int) -> list[Row]:
         """Claim up to `most` pending jobs of a queue, inside the open transaction, and return them in the order to run them."""
-        rows: list[tuple[Any, ...]] = []
+        rows: list[Row] = []
         while len(rows) < most and not self.claimed_enough:
             wanted = min(most - len(rows), self._slice)
             part = self._claim_slice(queue, types, wanted)
@@ -427,9 +444,9 @@ class Claims:
                 break
         return rows
 
-    def claim_from(self, wanted: Mapping[str, tuple[list[str], int]]) -> dict[str, list[tuple[Any, ...]]]:
+    def claim_from(self, wanted: Mapping[str, tuple[list[str], int]]) -> dict[str, list[Row]]:
         """Claim from several queues, (types, jobs) of each, inside the open transaction; return jobs in the order to run them."""
-        rows_of: dict[str, list[tuple[Any, ...]]] = {queue: [] for queue in wanted}
+        rows_of: dict[str, list[Row]] = {queue: [] for queue in wanted}
         together: list[_Lane] = []
         branches = jobs = 0
         for queue, (types, most) in wanted.items():
@@ -444,22 +461,23 @@ class Claims:
         self._claim_together(together, rows_of)
         return rows_of
 
-    def _claim_together(self, lanes: list[_Lane], rows_of: dict[str, list[tuple[Any, ...]]]) -> None:
+    def _claim_together(self, lanes: list[_Lane], rows_of: dict[str, list[Row]]) -> None:
         if self.claimed_enough or not lanes:
             return
         if len(lanes) == 1:
             ((queue, types, most),) = lanes
             rows_of[queue] = self.claim(queue, types, most)
             return
-        parameters: dict[str, Any] = {"worker": self.worker, "now": self._clock()}
+        parameters: dict[str, Any] = {}
         for lane, (queue, types, most) in enumerate(lanes):
             parameters[f"queue_{lane}"], parameters[f"most_{lane}"] = queue, most
             parameters.update({f"type_{lane}_{i}": type for i, type in enumerate(types)})
-        rows = self._fetch(_sql.claim_from(tuple(len(types) for _, types, _ in lanes)), parameters)
+        rows = self._read(_sql.first_jobs_of_lanes(tuple(len(types) for _, types, _ in lanes)), parameters)
         _put_in_order(rows)
+        rows = self._mark(rows)
         self._count_bytes(rows)
         for row in rows:
-            rows_of[row[3]].append(row)
+            rows_of[row[QUEUE]].append(row)
 
     def begin_claiming(self) -> None:
         """Begin to count what one transaction claims."""
@@ -471,24 +489,22 @@ class Claims:
         """Whether this transaction has claimed as many bytes of payload as one may: a claim writes each of them to the WAL."""
         return self._claimed_bytes >= MOST_CLAIMED_BYTES
 
-    def _count_bytes(self, rows: list[tuple[Any, ...]]) -> None:
-        sizes = [len(row[4]) if type(row[4]) is str else _size_of(row[4]) for row in rows]
+    def _count_bytes(self, rows: list[Row]) -> None:
+        sizes = [len(row[PAYLOAD]) if type(row[PAYLOAD]) is str else _size_of(row[PAYLOAD]) for row in rows]
         self._claimed_bytes += sum(sizes)
         largest = max(sizes, default=0)
         self._slice = next(jobs for up_to, jobs in _SLICES if largest <= up_to)
 
-    def _claim_slice(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
+    def _claim_slice(self, queue: str, types: list[str], most: int) -> list[Row]:
         if self._has_limited(queue, types):
             return self._claim_with_limits(queue, types, most)
         if len(types) > _MOST_BRANCHES:
             return self._claim_among_many(queue, types, most)
         parameters: dict[str, Any] = {f"type_{i}": type for i, type in enumerate(types)}
-        parameters.update(queue=queue, most=most, worker=self.worker, now=self._clock())
-        rows = self._fetch(_sql.claim(len(types)), parameters)
-        _put_in_order(rows)
-        return rows
+        parameters.update(queue=queue, most=most)
+        return self._mark(self._read(_sql.first_jobs(len(types)), parameters))
 
-    def _claim_among_many(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
+    def _claim_among_many(self, queue: str, types: list[str], most: int) -> list[Row]:
         """Claim among more types than one statement can name: find the first jobs of each part, then claim the first of all."""
         return self._claim_numbers([n for n, _, _ in self._first_plain(queue, types, most)[:most]])
 
@@ -496,7 +512,7 @@ class Claims:
         known = self.limited.known
         return bool(known) and any((queue, type) in known for type in types)
 
-    def _claim_with_limits(self, queue: str, types: list[str], most: int) -> list[tuple[Any, ...]]:
+    def _claim_with_limits(self, queue: str, types: list[str], most: int) -> list[Row]:
         """Claim where some of the types have limits.
 
         Limited jobs get as many of the places as are due to them by priority and age; which of them get those is for priority and
@@ -521,40 +537,41 @@ class Claims:
         for at in range(0, len(types), _MOST_BRANCHES):
             part = types[at : at + _MOST_BRANCHES]
             parameters: dict[str, Any] = {f"type_{i}": type for i, type in enumerate(part)}
-            candidates += self.connection.execute(_sql.first_of(len(part)), {**parameters, "queue": queue, "most": most})
+            candidates += self.connection.execute(_sql.places_of_first(len(part)), {**parameters, "queue": queue, "most": most})
         candidates.sort(key=_by_number)
         return candidates
 
-    def _claim_numbers(self, numbers: list[int]) -> list[tuple[Any, ...]]:
-        now = self._clock()
-        rows: list[tuple[Any, ...]] = []
+    def _claim_numbers(self, numbers: list[int]) -> list[Row]:
+        rows: list[Row] = []
         for part in _sql.in_parts(numbers, _TOGETHER):
-            rows += self._fetch(_sql.claim_numbers(len(part)), (self.worker, now, *part))
+            rows += self._read(_sql.jobs_by_number(len(part)), part)
         _put_in_order(rows)
-        return rows
+        return self._mark(rows)
 
-    def _fetch(self, statement: str, parameters: dict[str, Any] | tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        """Run a claim; text that is not UTF-8, which a foreign program may have stored, is read with replacement characters."""
-        self.connection.execute("SAVEPOINT claim")
+    def _read(self, statement: str, parameters: dict[str, Any] | Sequence[int]) -> list[Row]:
+        """Read jobs; text that is not UTF-8, which a foreign program may have stored, is read with replacement characters."""
         try:
-            rows = self.connection.execute(statement, parameters).fetchall()
+            return self.connection.execute(statement, parameters).fetchall()
         except sqlite3.OperationalError as error:
             if "decode" not in str(error):
                 raise
-            self.connection.execute("ROLLBACK TO claim")
             with self._lenient():
-                rows = self.connection.execute(statement, parameters).fetchall()
-        self.connection.execute("RELEASE claim")
+                return self.connection.execute(statement, parameters).fetchall()
+
+    def _mark(self, rows: list[Row]) -> list[Row]:
+        """Make jobs that were just read this worker's own; return those of them that can be run."""
+        now = self._clock()
+        for part in _sql.in_parts([row[N] for row in rows], _TOGETHER):
+            self.connection.execute(_sql.mark_claimed(len(part)), (self.worker, now, *part))
         return rows if _are_sound(rows) else [row for row in rows if self._is_sound(row)]
 
-    def _is_sound(self, row: tuple[Any, ...]) -> bool:
+    def _is_sound(self, row: Row) -> bool:
         """Return whether a job's numbers are numbers, and archive it otherwise: nobody could run it."""
         if _are_sound([row]):
             return True
         job = Claimed(*row)
-        wrong = [name for name in _INTEGERS if type(getattr(job, name)) is not int]
-        wrong += [name for name in _SECONDS if not isinstance(getattr(job, name), float | int | None)]
-        told = ", ".join(f"{name} {getattr(job, name)!r:.100}" for name in wrong)
+        wrong = [place for place, kinds in _SOUND.items() if type(row[place]) not in kinds]
+        told = ", ".join(f"{Claimed._fields[place]} {row[place]!r:.100}" for place in wrong)
         error = f"another program wrote into the table what is no number: {told}"
         self.connection.execute(_sql.MAKE_NUMBERS, {"n": job.n})
         self.connection.execute(_sql.ARCHIVE, (self._clock(), error, job.n, self.worker, job.claim))
@@ -676,11 +693,11 @@ def _by_number(job: tuple[int, int, float]) -> tuple[int, float, int]:
     return -job[1], job[2], job[0]
 
 
-_due_and_number = itemgetter(12, 0)
-_priority = itemgetter(13)
+_due_and_number = itemgetter(DUE, N)
+_priority = itemgetter(PRIORITY)
 
 
-def _put_in_order(rows: list[tuple[Any, ...]]) -> None:
+def _put_in_order(rows: list[Row]) -> None:
     """Sort claimed jobs into the order to run them: by priority, highest first, then due time, then number."""
     rows.sort(key=_due_and_number)
     rows.sort(key=_priority, reverse=True)  # keeps the order of equals
@@ -690,18 +707,14 @@ def _size_of(payload: Any) -> int:
     return len(payload) if isinstance(payload, bytes) else 8
 
 
-def _are_sound(rows: list[tuple[Any, ...]]) -> bool:
-    """Return whether all numbers of claimed jobs are numbers; each claim comes here, and this costs a thirtieth of it."""
-    for retry_count, max_retry, timeout, deadline, nonce, _, due, priority, retention in [row[6:15] for row in rows]:
-        if not (
-            type(retry_count) is type(max_retry) is type(nonce) is type(priority) is int
-            and type(due) in _NUMBERS
-            and type(retention) in _NUMBERS
-            and (timeout is None or type(timeout) in _NUMBERS)
-            and (deadline is None or type(deadline) in _NUMBERS)
-        ):
-            return False
-    return True
+def _are_sound(rows: list[Row]) -> bool:
+    """Return whether all numbers of claimed jobs are numbers; each claim comes here, so it looks at columns and not at rows."""
+    columns = list(zip(*rows, strict=True))
+    return not rows or all(_kinds_of(columns[place]) <= kinds for place, kinds in _SOUND.items())
+
+
+def _kinds_of(values: Iterable[Any]) -> set[type]:
+    return set(map(type, values))
 
 
 def has_process(pid: int) -> bool:

@@ -304,66 +304,72 @@ FROM lane
 JOIN fireforget_job AS job ON job.n = lane.n
 """
 
+# A claim reads the first jobs in order and then marks them, inside one write transaction, so that nobody comes in between. One
+# UPDATE ... RETURNING costs more: SQLite keeps what it returns in a table of its own until all is changed, and loses the order.
 CLAIMED_COLUMNS = (
-    "n, claim, type, queue, payload, headers, retry_count, max_retry, timeout, deadline, nonce, task_id, due, priority, "
-    "retention, has_steps, linked"
+    "n, claim + 1 AS claim, type, queue, payload, headers, retry_count, max_retry, timeout, deadline, nonce, task_id, due, "
+    "priority, retention, has_steps, linked"
 )
+_PLACE_COLUMNS = "n, priority, due"
 
 
-def _branches(types: int) -> str:
-    """Return a compound SELECT of the first jobs of `types` types of a queue, `:type_0` and so on."""
+def _branches(types: int, columns: str) -> str:
+    """Return a compound SELECT of the first jobs of `types` types of a queue, `:type_0` and so on.
+
+    The branches are each read in index order and merged by SQLite as they are needed, so the cost is that of the jobs that are
+    read, whatever else is stored.
+    """
     branch = (
-        f"SELECT n, priority, due FROM fireforget_job INDEXED BY fireforget_claim "
+        f"SELECT {columns} FROM fireforget_job INDEXED BY fireforget_claim "
         f"WHERE state = {PENDING} AND queue = :queue AND type = :type_{{}} AND limit_key IS NULL"
     )
     return "\n        UNION ALL ".join(branch.format(position) for position in range(types))
 
 
-def first_of(types: int) -> str:
-    """Return the statement that reads the first `:most` pending jobs of `types` types of a queue, without claiming them."""
-    return f"{_branches(types)}\nORDER BY priority DESC, due, n\nLIMIT :most"
+@cache
+def places_of_first(types: int) -> str:
+    """Return the statement that reads where the first `:most` pending jobs of `types` types of a queue stand, in order."""
+    return f"{_branches(types, _PLACE_COLUMNS)}\nORDER BY priority DESC, due, n\nLIMIT :most"
 
 
 @cache
-def claim(types: int) -> str:
-    """Return the statement that claims up to `:most` jobs of `types` types of a queue, `:type_0` and so on, in order.
-
-    The branches of the compound SELECT are each read in index order and merged by SQLite as they are needed, so the cost is
-    that of the jobs claimed, whatever else is stored. UPDATE ... RETURNING does not keep the order: `order_claimed` does.
-    """
-    return f"""
-UPDATE fireforget_job
-SET state = {ACTIVE}, worker = :worker, claim = claim + 1, started_at = :now
-WHERE n IN (
-    SELECT n FROM (
-        {_branches(types)}
-        ORDER BY priority DESC, due, n
-        LIMIT :most
-    )
-)
-RETURNING {CLAIMED_COLUMNS}
-"""
+def first_jobs(types: int) -> str:
+    """Return the statement that reads the first `:most` pending jobs of `types` types of a queue, in the order to run them."""
+    return f"{_branches(types, CLAIMED_COLUMNS)}\nORDER BY priority DESC, due, n\nLIMIT :most"
 
 
 @cache
-def claim_from(types_of: tuple[int, ...]) -> str:
-    """Return the statement that claims from several queues at once: up to `:most_0` jobs of `types_of[0]` types of `:queue_0`,
-    named `:type_0_0` and so on, and likewise from the others. With a hundred queues, one each would cost twice as much.
+def first_jobs_of_lanes(types_of: tuple[int, ...]) -> str:
+    """Return the statement that reads the first jobs of several queues at once: up to `:most_0` of `types_of[0]` types of
+    `:queue_0`, named `:type_0_0` and so on, and likewise of the others; in no order. With a hundred queues, one each would cost
+    twice as much.
     """
-    lanes = "\n        UNION ALL\n".join(_lane(lane, types) for lane, types in enumerate(types_of))
-    return f"""
-UPDATE fireforget_job
-SET state = {ACTIVE}, worker = :worker, claim = claim + 1, started_at = :now
-WHERE n IN (
-{lanes}
-)
-RETURNING {CLAIMED_COLUMNS}
-"""
+    return "\n        UNION ALL\n".join(_lane(lane, types) for lane, types in enumerate(types_of))
 
 
 def _lane(lane: int, types: int) -> str:
-    branches = _branches(types).replace(":type_", f":type_{lane}_").replace(":queue", f":queue_{lane}")
-    return f"        SELECT n FROM ({branches} ORDER BY priority DESC, due, n LIMIT :most_{lane})"
+    branches = _branches(types, CLAIMED_COLUMNS).replace(":type_", f":type_{lane}_").replace(":queue", f":queue_{lane}")
+    return f"        SELECT * FROM ({branches} ORDER BY priority DESC, due, n LIMIT :most_{lane})"
+
+
+@cache
+def jobs_by_number(jobs: int) -> str:
+    """Return the statement that reads `jobs` pending jobs by their numbers; `+` keeps it from looking for them by state."""
+    return f"""
+SELECT {CLAIMED_COLUMNS}
+FROM fireforget_job
+WHERE n IN ({", ".join("?" * jobs)}) AND +state = {PENDING}
+"""
+
+
+@cache
+def mark_claimed(jobs: int) -> str:
+    """Return the statement that makes `jobs` jobs a worker's own, which the same transaction has read."""
+    return f"""
+UPDATE fireforget_job
+SET state = {ACTIVE}, worker = ?, claim = claim + 1, started_at = ?
+WHERE n IN ({", ".join("?" * jobs)})
+"""
 
 
 # --- workers: claiming jobs with limits -----------------------------------------------------------------------------------
@@ -421,17 +427,6 @@ RUNNING_OF_KEY = f"""
 SELECT count(*)
 FROM fireforget_job INDEXED BY fireforget_limited
 WHERE state = {ACTIVE} AND limit_key IS NOT NULL AND limit_key = :limit_key
-"""
-
-
-@cache
-def claim_numbers(jobs: int) -> str:
-    """Return the statement that claims `jobs` pending jobs by their numbers; `+` keeps it from looking for them by state."""
-    return f"""
-UPDATE fireforget_job
-SET state = {ACTIVE}, worker = ?, claim = claim + 1, started_at = ?
-WHERE n IN ({", ".join("?" * jobs)}) AND +state = {PENDING}
-RETURNING {CLAIMED_COLUMNS}
 """
 
 

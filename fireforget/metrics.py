@@ -51,8 +51,8 @@ class Samples:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.counts: dict[tuple[str, Labels], float] = {}
-        self.histograms: dict[tuple[str, Labels], list[float]] = {}
+        self._counts: dict[tuple[str, Labels], float] = {}
+        self._histograms: dict[tuple[str, Labels], list[float]] = {}
         self._runs: dict[Labels, tuple[list[float], list[float]]] = {}
         """Waits and durations of runs, by type, queue and status, until they are added to the others."""
 
@@ -60,15 +60,15 @@ class Samples:
         """Add to a counter."""
         key = (name, labels)
         with self._lock:
-            self.counts[key] = self.counts.get(key, 0) + by
+            self._counts[key] = self._counts.get(key, 0) + by
 
     def observe(self, name: str, labels: Labels, seconds: float) -> None:
         """Add one observation to a histogram."""
         key = (name, labels)
         with self._lock:
-            values = self.histograms.get(key)
+            values = self._histograms.get(key)
             if values is None:
-                values = self.histograms[key] = _no_values()
+                values = self._histograms[key] = _no_values()
             values[bisect_left(_BUCKETS, seconds)] += 1
             values[-1] += seconds
 
@@ -90,37 +90,37 @@ class Samples:
     def _add_runs(self) -> None:
         for (task_type, queue, status), (waits, durations) in self._runs.items():
             key = ("job_processed_total", (task_type, queue, status))
-            self.counts[key] = self.counts.get(key, 0) + sum(durations[:-1])
+            self._counts[key] = self._counts.get(key, 0) + sum(durations[:-1])
             self._add("job_wait_seconds", (queue,), waits)
             self._add("job_duration_seconds", (task_type, queue), durations)
         self._runs = {}
 
     def _add(self, name: str, labels: Labels, values: list[float]) -> None:
-        mine = self.histograms.get((name, labels))
-        self.histograms[name, labels] = list(values) if mine is None else [a + b for a, b in zip(mine, values, strict=True)]
+        mine = self._histograms.get((name, labels))
+        self._histograms[name, labels] = list(values) if mine is None else [a + b for a, b in zip(mine, values, strict=True)]
 
     def drain(self) -> Delta | None:
         """Return what was counted since the last time and start from 0; None when that is nothing."""
         with self._lock:
             self._add_runs()
-            if not self.counts and not self.histograms:
+            if not self._counts and not self._histograms:
                 return None
-            delta = (self.counts, self.histograms)
-            self.counts, self.histograms = {}, {}
+            delta = (self._counts, self._histograms)
+            self._counts, self._histograms = {}, {}
             return delta
 
     def snapshot(self) -> Delta:
         """Return a copy of all that was counted, which goes on being counted."""
         with self._lock:
             self._add_runs()
-            return dict(self.counts), {key: list(values) for key, values in self.histograms.items()}
+            return dict(self._counts), {key: list(values) for key, values in self._histograms.items()}
 
     def merge(self, delta: Delta) -> None:
         """Add what another `Samples` has counted."""
         counts, histograms = delta
         with self._lock:
             for key, value in counts.items():
-                self.counts[key] = self.counts.get(key, 0) + value
+                self._counts[key] = self._counts.get(key, 0) + value
             for (name, labels), values in histograms.items():
                 self._add(name, labels, values)
 

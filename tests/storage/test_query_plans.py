@@ -15,10 +15,11 @@ NAMES = dict.fromkeys(
 NAMES.update(dict.fromkeys(("queue_0", "queue_1", "queue_2", "type_0_0", "type_1_0", "type_1_1", "type_2_0"), "x"))
 
 HOT = {
-    "claim one type": (_sql.claim(1), "fireforget_claim"),
-    "claim three types": (_sql.claim(3), "fireforget_claim"),
-    "claim from three queues": (_sql.claim_from((1, 2, 1)), "fireforget_claim"),
-    "claim a hundred types": (_sql.claim(100), "fireforget_claim"),
+    "first jobs of one type": (_sql.first_jobs(1), "fireforget_claim"),
+    "first jobs of three types": (_sql.first_jobs(3), "fireforget_claim"),
+    "first jobs of three queues": (_sql.first_jobs_of_lanes((1, 2, 1)), "fireforget_claim"),
+    "first jobs of a hundred types": (_sql.first_jobs(100), "fireforget_claim"),
+    "places of the first of a hundred types": (_sql.places_of_first(100), "fireforget_claim"),
     "KEYS_AFTER": (_sql.KEYS_AFTER, "fireforget_claim"),
     "FIRST_OF_KEY": (_sql.FIRST_OF_KEY, "fireforget_claim"),
     "WITHOUT_KEY": (_sql.WITHOUT_KEY, "fireforget_claim"),
@@ -57,7 +58,8 @@ BY_ROW_NUMBER = {
         "MARK_NEEDED", "UNBLOCK", "FALL", "REMOVE_LINKED", "NEED_BY_NUMBER", "SUBJECT_OF_HOOK",
     )
 }  # fmt: skip
-BY_ROW_NUMBER["claim 64 jobs by number"] = _sql.claim_numbers(64)
+BY_ROW_NUMBER["read 64 jobs by number"] = _sql.jobs_by_number(64)
+BY_ROW_NUMBER["claim 64 jobs by number"] = _sql.mark_claimed(64)
 BY_ROW_NUMBER["remove 64 settled jobs"] = _sql.remove_settled(64)
 BY_ROW_NUMBER["look at 64 linked jobs"] = _sql.linked_among(64)
 
@@ -128,10 +130,10 @@ def steps_of(queue):
     return steps_of
 
 
-@pytest.mark.parametrize("name", ["claim", "PENDING_LANES", "FORWARD_DUE", "NEXT_DUE", "EXPIRED", "NEXT_EXPIRY"])
+@pytest.mark.parametrize("name", ["first jobs", "PENDING_LANES", "FORWARD_DUE", "NEXT_DUE", "EXPIRED", "NEXT_EXPIRY"])
 def test_the_cost_does_not_grow_with_what_is_stored(queue, steps_of, sql, name):
     """Neither with jobs of types that nobody handles, nor with jobs that are not due, nor with history."""
-    statement = _sql.claim(2) if name == "claim" else getattr(_sql, name)
+    statement = _sql.first_jobs(2) if name == "first jobs" else getattr(_sql, name)
     parameters = {"queue": "default", "type_0": "mine", "type_1": "other", "most": 5, "worker": 1, "now": queue._clock()}
     parameters = {key: value for key, value in parameters.items() if f":{key}" in statement}
     queue.enqueue_many([Task("mine", n) for n in range(10)])

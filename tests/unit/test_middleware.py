@@ -17,13 +17,13 @@ from fireforget.middleware import DEFAULT_CHAIN, HandlerExit, compose, describe,
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
-def job(headers=None, **changes):
+def job(headers=None, report=None, **changes):
     fields = {
         **dict.fromkeys(Claimed._fields), "task_id": "1", "type": "email:send", "queue": "low", "headers": headers,
         "retry_count": 2, "max_retry": 25, "timeout": 30.0, "due": -0.25,
     }  # fmt: skip
     definition = SimpleNamespace(pattern="email:", is_failure=None, pass_headers=None)
-    return Job(tuple(Claimed(**{**fields, **changes})), definition, SimpleNamespace(tag=""), started_at=0.0)
+    return Job(tuple(Claimed(**{**fields, **changes})), definition, SimpleNamespace(tag="", report=report), started_at=0.0)
 
 
 @pytest.fixture
@@ -81,9 +81,9 @@ def test_the_default_chain_is_recovery_tracing_metrics_logging():
 def test_a_success_is_counted_and_logged_once(run, samples, caplog):
     """With the registered pattern as its type, the true queue, how long it took and how long it had waited."""
     assert run(lambda: 7) == 7
-    assert samples.counts == {("job_processed_total", ("email:", "low", "success")): 1}
-    assert set(samples.histograms) == {("job_wait_seconds", ("low",)), ("job_duration_seconds", ("email:", "low"))}
-    assert samples.histograms["job_wait_seconds", ("low",)][-1] == 0.25
+    assert samples.snapshot()[0] == {("job_processed_total", ("email:", "low", "success")): 1}
+    assert set(samples.snapshot()[1]) == {("job_wait_seconds", ("low",)), ("job_duration_seconds", ("email:", "low"))}
+    assert samples.snapshot()[1]["job_wait_seconds", ("low",)][-1] == 0.25
     (record,) = caplog.records
     assert (record.levelname, record.getMessage(), record.name) == ("INFO", "task processed", "fireforget.worker")
     assert (record.task_type, record.task_id, record.queue, record.retry_count) == ("email:", "1", "low", 2)
@@ -109,8 +109,8 @@ def test_whatever_else_a_handler_raises_is_a_failed_job(run, samples, caplog, er
     """SystemExit and KeyboardInterrupt included: counted as failed, and logged with their own name."""
     raised = run(raising(error))
     assert raised is error or raised.__cause__ is error
-    assert samples.counts == {("job_processed_total", ("email:", "low", "failed")): 1}
-    assert ("job_duration_seconds", ("email:", "low")) in samples.histograms
+    assert samples.snapshot()[0] == {("job_processed_total", ("email:", "low", "failed")): 1}
+    assert ("job_duration_seconds", ("email:", "low")) in samples.snapshot()[1]
     (record,) = caplog.records
     assert (record.levelname, record.getMessage(), record.error) == ("ERROR", "task failed", text)
     assert record.success is False
@@ -131,8 +131,8 @@ def test_a_handler_cannot_end_its_process_by_an_exception(run, error):
 def test_a_wish_or_a_cancellation_is_neither_success_nor_failure(run, samples, caplog, error, verb):
     """It has a counter and an INFO record of its own."""
     assert run(raising(error)) is error
-    assert samples.counts == {("fireforget_jobs_returned_total", (verb,)): 1}
-    assert ("job_duration_seconds", ("email:", "low")) not in samples.histograms
+    assert samples.snapshot()[0] == {("fireforget_jobs_returned_total", (verb,)): 1}
+    assert ("job_duration_seconds", ("email:", "low")) not in samples.snapshot()[1]
     (record,) = caplog.records
     assert (record.levelname, record.getMessage(), record.reason) == ("INFO", f"task {verb}", str(error))
     assert not hasattr(record, "success")

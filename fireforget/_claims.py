@@ -151,11 +151,8 @@ def settle_together(connection: sqlite3.Connection, s: Settlement, now: float) -
 
 def _remove(connection: sqlite3.Connection, fences: Sequence[Fence]) -> tuple[int, list[_dependencies.Part]]:
     """Remove jobs that are done with, all of one worker; return how many were not removed, and in which parts those are."""
-    numbers_of: dict[int, list[int]] = {}
-    for n, _, claim in fences:
-        numbers_of.setdefault(claim, []).append(n)
     missing, parts = 0, []
-    for claim, numbers in numbers_of.items():
+    for claim, numbers in _by_claim(fences).items():
         for part in _sql.in_parts(numbers, _TOGETHER):
             parameters = (*part, fences[0][1], claim)
             removed = connection.execute(_sql.remove_settled(len(part)), parameters).rowcount
@@ -163,6 +160,17 @@ def _remove(connection: sqlite3.Connection, fences: Sequence[Fence]) -> tuple[in
                 missing += len(part) - removed
                 parts.append(parameters)
     return missing, parts
+
+
+def _by_claim(fences: Sequence[Fence]) -> dict[int, list[int]]:
+    """Return the jobs' numbers by claim number; most often there is one, that of a first run."""
+    claims = {claim for _, _, claim in fences}
+    if len(claims) == 1:
+        return {claims.pop(): [n for n, _, _ in fences]}
+    numbers_of: dict[int, list[int]] = {claim: [] for claim in claims}
+    for n, _, claim in fences:
+        numbers_of[claim].append(n)
+    return numbers_of
 
 
 class WorkerRow(NamedTuple):

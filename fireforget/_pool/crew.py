@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from typing import Any
 
 from fireforget import logs, metrics
@@ -407,7 +408,7 @@ class Crew:
             return
         self._hear(child)
         self._take_results(child)
-        ended = [index for index in jobs if index < done or index in outcomes]
+        ended = [index for index in jobs if index < done or index in outcomes] if outcomes else list(takewhile(done.__gt__, jobs))
         rows = self._take(child, ended)
         if ended and ended[-1] >= child.counted and self._settings.threads == 1:
             child.uncounted.update(pair for pair in zip(ended, rows, strict=True) if pair[0] >= child.counted)

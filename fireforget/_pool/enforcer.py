@@ -80,8 +80,9 @@ class Enforcer:
 
     def expect(self, child: Watched, jobs: dict[int, Row]) -> None:
         """Take jobs under watch that are about to be sent to a child."""
-        soonest = min([row[TIMEOUT] for row in jobs.values() if row[TIMEOUT] is not None], default=float("inf"))
-        deadline = min([row[DEADLINE] for row in jobs.values() if row[DEADLINE] is not None], default=None)
+        rows = jobs.values()
+        soonest = min({row[TIMEOUT] for row in rows} - {None}, default=float("inf"))
+        deadline = min({row[DEADLINE] for row in rows} - {None}, default=None)
         limit = float("inf") if self._limits is None else min(map(self._limit_of, jobs.values()), default=float("inf"))
         wake_at = time.monotonic() + min(soonest, _until(deadline), limit, DECISION_SECONDS)
         with self._changed:

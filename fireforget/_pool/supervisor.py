@@ -445,8 +445,7 @@ class Supervisor:
                 if len(found[queue]) < most and not self._claims.claimed_enough:
                     del filled[queue]
                     self._lanes.found_empty(queue)
-            rows_of = {queue: iter(rows) for queue, rows in found.items()}
-            claimed += [row for queue in picks if (row := next(rows_of[queue], None)) is not None]
+            claimed += _in_order_of(picks, found)
         return claimed
 
     def _handles(self, type: str) -> bool:
@@ -589,6 +588,14 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_hold_opening, after_in_parent=_release_opening, after_in_child=_after_fork_in_child)
+
+
+def _in_order_of(picks: list[str], found: Mapping[str, list[Row]]) -> list[Row]:
+    """Return the claimed jobs of several queues in the order in which the queues were picked, as far as there are any."""
+    if len(found) == 1:
+        return next(iter(found.values()))
+    rows_of = {queue: iter(rows) for queue, rows in found.items()}
+    return [row for queue in picks if (row := next(rows_of[queue], None)) is not None]
 
 
 def _moments(start: float, pauses: Iterable[float]) -> Iterable[float]:

@@ -3,6 +3,7 @@
 Each document is run from top to bottom in a temporary folder of its own. A comment on the line before a fence says how:
 
     <!-- file: jobs.py -->          the fence is saved under this name, for the fences and commands that follow
+    <!-- append: jobs.py -->        the fence is added to the end of that file
     <!-- prints -->                 a text fence: its lines stand in what the command before it printed
     <!-- not run: the reason -->    the fence is not run; Python is compiled all the same
 
@@ -258,6 +259,10 @@ def run_fence(folder: Path, fence: Fence, printed: str) -> str:
             return ""
     if fence.mark.startswith("file:"):
         (folder / fence.mark.removeprefix("file:").strip()).write_text(fence.text, encoding="utf-8")
+        return ""
+    if fence.mark.startswith("append:"):
+        with (folder / fence.mark.removeprefix("append:").strip()).open("a", encoding="utf-8") as file:
+            file.write(fence.text)
         return ""
     if fence.mark == "prints":
         missing = set(fence.text.splitlines()) - set(printed.splitlines())

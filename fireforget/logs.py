@@ -28,6 +28,8 @@ FIELDS = (
     "reason",
     "seconds",
     "dropped",
+    "lost",
+    "task_types",
     "schedule",
     "action",
     "remote",

@@ -559,15 +559,6 @@ def test_the_sql_page_has_the_defaults_of_the_code(tmp_path: Path) -> None:
     assert (documented["priority"], documented["max_retry"]) == (str(info.priority), str(info.max_retry))
 
 
-def test_the_docs_have_every_metric_with_its_kind_and_labels_and_no_others() -> None:
-    """The table is the code's, both ways."""
-    documented = {}
-    for row in table(JOBS, "metric"):
-        name, _, labels = code(row[0]).rstrip("}").partition("{")
-        documented[name] = (row[1], tuple(labels.split(",")) if labels else ())
-    assert documented == {name: (kind, labels) for name, (kind, labels, _) in METRICS.items()}
-
-
 def queries() -> Iterator[str]:
     """Return the queries of all documents."""
     for document in DOCUMENTS:
@@ -594,13 +585,6 @@ def test_queries_use_labels_and_values_that_metrics_have() -> None:
         for label, value in re.findall(r'(\w+)=~?"([^"]*)"', query):
             assert label in labels, query
             assert set(value.split("|")) <= values.get(label, set(value.split("|"))), query
-
-
-def test_the_log_fields_in_the_docs_are_those_of_the_code() -> None:
-    """Whoever filters logs by a field finds it."""
-    for row in table(JOBS, "record"):
-        if row[2].startswith("`"):
-            assert set(re.findall(r"`(\w+)`", row[2])) <= set(logs.FIELDS), row
 
 
 def test_the_weights_in_the_docs_are_those_of_the_worker() -> None:
@@ -672,11 +656,6 @@ def test_the_reference_has_every_member_and_no_others(first_header: str, kind: t
 def test_the_reference_has_every_field_and_no_others(first_header: str, kind: Any) -> None:
     """In the order of the class."""
     assert [code(row[0]) for row in table(API, first_header)] == [field.name for field in dataclasses.fields(kind)]
-
-
-def test_the_reference_has_every_state_and_no_others() -> None:
-    """In the order of the class."""
-    assert [code(row[0]) for row in table(API, "value")] == [state.value for state in State]
 
 
 @pytest.mark.parametrize(
@@ -757,11 +736,6 @@ def test_the_reference_has_the_fields_of_the_inspectors_records() -> None:
         computed = {name for name in public_members(kind) if isinstance(getattr(kind, name, None), (property, FunctionType))}
         fields = {field.name for field in dataclasses.fields(kind)} | computed
         assert set(re.findall(r"`(\w+)`", row[1])) == fields, row
-
-
-def test_the_reference_has_every_log_field_and_no_others() -> None:
-    """In the order in which they are printed."""
-    assert [code(row[0]) for row in table(API, "log field")] == list(logs.FIELDS)
 
 
 # --- the embedded worker ------------------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import pytest
 
 import fireforget
-from fireforget import Inspector, Registry, SqliteQueue, State, Task, TaskInfo, Worker, errors, logs, patterns, testing
+from fireforget import Inspector, Registry, SqliteQueue, State, Task, TaskInfo, Worker, errors, logs, metrics, patterns, testing
 from fireforget._claims import Claimed, Claims, Settlement
 from fireforget._pool.config import DEFAULT_QUEUES, Settings
 from fireforget._schema import STATE_OF_NUMBER, VERSION
@@ -273,3 +273,118 @@ def test_the_page_of_the_schema_has_the_numbers_of_the_states_and_its_version() 
     (row,) = (row for row in table(schema, "column of fireforget_job") if code(row[0]) == "state")
     assert row[2] == ", ".join(f"{number} {state}" for number, state in STATE_OF_NUMBER.items())
     assert f"and it is {VERSION}." in schema
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_the_metrics_has_each_with_its_type_and_labels_and_no_others() -> None:
+    """Both ways, and every label has its line."""
+    text = page("metrics.md")
+    documented = {}
+    for row in table(text, "metric"):
+        name, _, labels = code(row[0]).rstrip("}").partition("{")
+        documented[name] = (row[1], tuple(labels.split(",")) if labels else ())
+    assert documented == {name: (kind, labels) for name, (kind, labels, _) in METRICS.items()}
+    labels = {code(row[0]): set(re.findall(r"`([a-z ]+)`", row[1])) for row in table(text, "label")}
+    assert labels.keys() == {label for _, names, _ in METRICS.values() for label in names}
+    assert labels["outcome"] == set(patterns.SubmissionCounts._fields)
+    buckets = re.search(r"in seconds: ([\d., ]+), and above", text)
+    assert buckets and buckets[1] == ", ".join(f"{bound:g}" for bound in metrics._BUCKETS)
+
+
+# --- log records ------------------------------------------------------------------------------------------------------------
+
+RECORDERS = {"event", "log", "_log", "_tell", "debug", "info", "warning", "error", "exception"}
+"""What functions that make records are called; `self._log` of the supervisor, which adds two fields, among them."""
+LOGGERS = {"logs", "_log", "_worker", "_logger", "self", "logging.getLogger('fireforget.worker')", ""}
+"""Whose methods they are; '' for functions."""
+
+
+class Recorded(NamedTuple):
+    """A record as the code makes it: its message with `...` for what varies, and the rest as far as it stands there."""
+
+    message: str
+    level: str | None
+    fields: frozenset[str] | None
+
+
+def templates(node: ast.expr) -> list[str]:
+    """Return the texts that an expression stands for, with `...` for what varies."""
+    if isinstance(node, ast.IfExp):
+        return templates(node.body) + templates(node.orelse)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return [re.sub(r"%[sd]", "...", node.value)]
+    if isinstance(node, ast.JoinedStr):
+        return ["".join(part.value if isinstance(part, ast.Constant) else "..." for part in node.values)]  # type: ignore[misc]
+    return []
+
+
+def recorded(path: Path) -> Iterator[Recorded]:
+    """Return the records that a module makes."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "message":
+            yield from (Recorded(text, None, None) for text in templates(node.value))
+        if not isinstance(node, ast.Call):
+            continue
+        owner, _, name = ast.unparse(node.func).rpartition(".")
+        if name not in RECORDERS or owner not in LOGGERS:
+            continue
+        words = [ast.unparse(argument) for argument in node.args]
+        named = [word.removeprefix("logging.") for word in words if word.startswith("logging.")]
+        level = named[0] if named else {"exception": "ERROR"}.get(name, name.upper() if name in RECORDERS - {"_tell"} else None)
+        fields = None
+        if name == "event" and all(keyword.arg for keyword in node.keywords):
+            fields = frozenset(keyword.arg or "" for keyword in node.keywords)
+        for argument in node.args:
+            for text in templates(argument):
+                yield Recorded(text, level if level and level.isupper() else None, fields)
+
+
+def all_records() -> list[Recorded]:
+    """Return every record that the package makes; commands print, and do not log."""
+    left_out = {"testing.py", "demo.py", "_demo_app.py", "_conformance.py"}
+    return [
+        record
+        for path in sorted((ROOT / "fireforget").rglob("*.py"))
+        if path.name not in left_out and not path.name.startswith("_cli_")
+        for record in recorded(path)
+    ]
+
+
+def as_pattern(template: str) -> str:
+    return ".*".join(re.escape(part) for part in template.split("..."))
+
+
+def records_of_the_page() -> list[list[str]]:
+    text = page("log-fields.md")
+    return [row for part in re.split(r"(?m)^## ", text) if "| record |" in part for row in table(part, "record")]
+
+
+def test_the_page_of_the_log_has_every_record_and_no_others() -> None:
+    """Whoever looks up a line of the log finds it, with its level and its fields."""
+    made, rows = all_records(), records_of_the_page()
+    documented = {code(row[0]): row for row in rows}
+    assert len(documented) == len(rows) > 40
+    exact = {record.message for record in made}
+    for message in documented:
+        assert message in exact or any(
+            re.fullmatch(as_pattern(text), message) for text in exact if text in ("task ...", "... failed")
+        ), f"nothing writes {message!r}"
+    for record in made:
+        found = [row for message, row in documented.items() if re.fullmatch(as_pattern(record.message), message)]
+        assert found, f"{record.message!r} is not on the page"
+        row = documented.get(record.message)
+        if row is not None and record.level is not None:
+            assert row[1] == record.level, record
+        if row is not None and record.fields is not None:
+            assert set(re.findall(r"`(\w+)`", row[2])) == record.fields, record
+    verbs = get_args(get_type_hints(logs.task_not_counted)["reason"])
+    assert verbs and {f"task {verb}" for verb in verbs} <= documented.keys()
+
+
+def test_the_page_of_the_log_has_every_field_and_no_others() -> None:
+    """In the order in which they are printed; and each is in some record, and each record's fields are printed."""
+    assert [code(row[0]) for row in table(page("log-fields.md"), "log field")] == list(logs.FIELDS)
+    used = {field for row in records_of_the_page() for field in re.findall(r"`(\w+)`", row[2])}
+    assert used == set(logs.FIELDS)

@@ -659,15 +659,6 @@ def test_the_reference_has_every_field_and_no_others(first_header: str, kind: An
 
 
 @pytest.mark.parametrize(
-    ("first_header", "kind"),
-    [("argument of a queue", SqliteQueue), ("argument of a registry", Registry), ("argument of a worker", Worker)],
-)
-def test_the_reference_has_every_argument_of_a_constructor_and_no_others(first_header: str, kind: type) -> None:
-    """In the order of the signature."""
-    assert [code(row[0]) for row in table(API, first_header)] == list(inspect.signature(kind).parameters)
-
-
-@pytest.mark.parametrize(
     ("first_header", "home"),
     [("member of a queue", SqliteQueue), ("member of an inspector", Inspector), ("member of a worker", Worker),
      ("member of a job", Job), ("member of a registry", Registry), ("function", patterns)],
@@ -699,23 +690,6 @@ def test_the_reference_has_every_option_with_its_default_and_no_others() -> None
         if option in defaults and option not in ("timeout", "task_id"):
             assert defaults[option] == default, option
     assert defaults["timeout"].startswith(f"{task.DEFAULT_TIMEOUT:g};")
-
-
-def test_the_reference_has_the_defaults_of_the_code() -> None:
-    """Where a default is a number, it is the one that is used."""
-    documented = {code(row[0]): row[2] for row in table(API, "argument of a worker")}
-    for name in ("threads", "strict_priority", "burst", "metrics_interval", "shutdown_timeout"):
-        default = getattr(Settings(), name)
-        assert documented[name] == (f"{default:g}" if isinstance(default, float) else str(default)), name
-    weights = ", ".join(f"`{queue}` {weight}" for queue, weight in DEFAULT_QUEUES.items())
-    assert documented["queues"] == weights
-    of_queue = {code(row[0]): row[2].strip("`") for row in table(API, "argument of a queue")}
-    for name, parameter in inspect.signature(SqliteQueue).parameters.items():
-        if name in ("durability", "max_payload"):
-            assert of_queue[name] == str(parameter.default)
-    buffer = patterns._submissions.buffer
-    fresh = type(buffer)()
-    assert f"{fresh.max_submissions} submissions and {fresh.max_bytes} bytes" in API
 
 
 def test_the_reference_has_every_error_with_its_bases_and_no_others() -> None:

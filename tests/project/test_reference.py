@@ -4,7 +4,6 @@ What other pages say of the API and the commands is compared in `test_docs`, whi
 """
 
 import ast
-import dataclasses
 import inspect
 import re
 import sqlite3
@@ -15,9 +14,29 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 import pytest
 
-import fireforget
-from fireforget import Inspector, Registry, SqliteQueue, State, Task, TaskInfo, Worker, errors, logs, metrics, patterns, testing
+from fireforget import (
+    Inspector,
+    Registry,
+    SqliteQueue,
+    State,
+    Task,
+    TaskInfo,
+    Worker,
+    _claims,
+    _db,
+    _demo_app,
+    _history,
+    _schedules,
+    dashboard,
+    errors,
+    logs,
+    metrics,
+    patterns,
+    payload,
+    testing,
+)
 from fireforget._claims import Claimed, Claims, Settlement
+from fireforget._pool import config, crew, groups, notice, recovery, supervisor
 from fireforget._pool.config import DEFAULT_QUEUES, Settings
 from fireforget._schema import STATE_OF_NUMBER, VERSION
 from fireforget.metrics import METRICS
@@ -30,6 +49,91 @@ REFERENCE = ROOT / "docs" / "reference"
 def page(name: str) -> str:
     """Return the text of a page of the reference."""
     return (REFERENCE / name).read_text(encoding="utf-8")
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------------
+
+SETTINGS = page("settings.md")
+
+
+@pytest.mark.parametrize(
+    ("first_header", "call"),
+    [
+        ("argument of a queue", SqliteQueue),
+        ("argument of a worker", Worker),
+        ("argument of a registry", Registry),
+        ("argument of configure", patterns.configure),
+        ("limit", Inspector.set_limits),
+    ],
+)
+def test_the_page_of_the_settings_has_every_argument_and_no_others(first_header: str, call: Callable[..., Any]) -> None:
+    """In the order of the signature."""
+    documented = [code(row[0]) for row in table(SETTINGS, first_header) if "`" in row[0]]
+    assert documented == [name for name in inspect.signature(call).parameters if name not in ("self", "name")]
+
+
+def test_the_page_of_the_settings_has_every_flag_of_the_worker_beside_its_argument() -> None:
+    """Whoever has one finds the other."""
+    rows = table(SETTINGS, "argument of a worker")
+    flags = {code(row[1]): row[0].strip("`") for row in rows if row[1].startswith("`")}
+    assert flags.keys() == worker_flags().keys()
+    for flag, argument in flags.items():
+        assert argument == "no argument" or flag == "--db" or argument == worker_flags()[flag].dest
+
+
+def test_the_page_of_the_settings_has_the_defaults_of_the_code() -> None:
+    """Where a default is a number or a word, it is the one that is used."""
+    of_worker = {row[0].strip("`"): row[3] for row in table(SETTINGS, "argument of a worker")}
+    for name in ("threads", "strict_priority", "burst", "metrics_interval", "shutdown_timeout"):
+        default = getattr(Settings(), name)
+        assert of_worker[name] == (f"{default:g}" if isinstance(default, float) else str(default)), name
+    assert of_worker["queues"] == ", ".join(f"`{queue}` {weight}" for queue, weight in DEFAULT_QUEUES.items())
+    of_queue = {code(row[0]): row[2].strip("`") for row in table(SETTINGS, "argument of a queue")}
+    for name, parameter in inspect.signature(SqliteQueue).parameters.items():
+        if name in ("durability", "max_payload"):
+            assert of_queue[name] == str(parameter.default)
+    of_buffer = {code(row[0]): row[2] for row in table(SETTINGS, "argument of configure")}
+    fresh = type(patterns._submissions.buffer)()
+    assert of_buffer == {"max_submissions": str(fresh.max_submissions), "max_bytes": str(fresh.max_bytes)}
+
+
+VARIABLES = {"dashboard.TOKEN_VARIABLE": dashboard.TOKEN_VARIABLE, "FOLDER_VARIABLE": _demo_app.FOLDER_VARIABLE}
+"""Environment variables that are read under the name of a constant."""
+
+
+def variables() -> set[str]:
+    """Return the environment variables that the package reads."""
+    reads = re.compile(r"os\.environ(?:\.get\(|\[)([\w.\"]+)")
+    texts = (path.read_text(encoding="utf-8") for path in (ROOT / "fireforget").rglob("*.py"))
+    return {VARIABLES.get(name, name.strip('"')) for text in texts for name in reads.findall(text)}
+
+
+def test_the_page_of_the_settings_has_every_environment_variable_and_no_others() -> None:
+    """Nothing in a unit file or a container is silently ignored, or silently heeded."""
+    assert {code(row[0]) for row in table(SETTINGS, "variable")} == variables()
+
+
+def test_the_page_of_the_settings_has_the_figures_that_are_fixed() -> None:
+    """Each from where it is used."""
+    mebibyte = 1024 * 1024
+    assert {config.DECISION_SECONDS, _claims.HOOK_SECONDS, groups.AGGREGATE_SECONDS} == {5.0}
+    assert [row[1] for row in table(SETTINGS, "what")] == [
+        f"{_db.DEFAULT_PATIENCE:g} s",
+        f"{config.KILL_GRACE:g} s",
+        f"{config.TRANSACTION_GRACE:g} s",
+        f"{config.DECISION_SECONDS:g} s",
+        f"{recovery.CHECK_SECONDS:g} s",
+        f"{_claims.MOST_DEATHS}",
+        f"{crew.TAKE_BACK_AFTER:g} s",
+        f"{crew.STUCK_AFTER:g} s, {crew.KILL_STUCK_AFTER:g} s",
+        f"{supervisor.TROUBLE_PAUSE:g} s",
+        f"{notice.POLL_SECONDS:g} s",
+        f"{_db.WORKER_WAL_BYTES // mebibyte} MiB, {_db.WAL_LIMIT_BYTES // mebibyte} MiB",
+        f"{payload.MAX_RESULT_BYTES}",
+        ", ".join(str(kept) for kept in _history.KEPT.values()),
+        f"{_history.MOST_TYPES}",
+        f"{_schedules.MOST_EVENTS}",
+    ]
 
 
 # --- states -----------------------------------------------------------------------------------------------------------------
@@ -70,7 +174,10 @@ class Watched:
             """
         )
         self.registry = Registry(retry_delay=60)
-        self.claims = Claims(self.queue._database, lambda type: self.registry.match(type) is not None, ["default"], self.clock)
+        self.claims = Claims(self.queue._database, self._handles, ["default"], self.clock)
+
+    def _handles(self, type: str) -> bool:
+        return self.registry.match(type) is not None
 
     def close(self) -> None:
         self.claims.close()
@@ -157,7 +264,7 @@ def by_hand(watched: Watched) -> None:
 
 def by_workers(watched: Watched) -> None:
     """Let runs end in each way there is, and workers stop and die."""
-    registry, clock, claims = watched.registry, watched.clock, watched.claims
+    clock, claims = watched.clock, watched.claims
     for type in ("skips", "later", "revoked", "cancels"):
         watched.enqueue(type)
     watched.enqueue(process_in=1)

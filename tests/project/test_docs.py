@@ -29,6 +29,7 @@ import sys
 import textwrap
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from contextlib import closing
 from pathlib import Path
 from types import FunctionType
@@ -328,7 +329,7 @@ def resolve(dotted: str) -> Any:
 def test_every_dotted_name_in_a_document_exists(document: Path) -> None:
     """`fireforget.X` can be imported, wherever a page names it."""
     for dotted in set(re.findall(r"\bfireforget(?:\.[A-Za-z_]\w*)+", document.read_text(encoding="utf-8"))):
-        if dotted != "fireforget.db":  # the default file
+        if dotted not in ("fireforget.db", "fireforget.store"):  # the default file, and a logger
             resolve(dotted)
 
 
@@ -391,7 +392,7 @@ def test_every_argument_and_class_in_a_document_exists(document: Path) -> None:
         for name in re.findall(r"(?:^|[(, ])([a-z_]\w*)=(?!=)", call[1] if call else ""):
             assert name in known, f"`{span}`: nothing takes {name}="
         if re.fullmatch(r"(?:[A-Z][a-z]+){2,}", span):
-            homes = (fireforget, testing, registry_module, middleware, app, errors, inspector, logs, relay, engines)
+            homes = (fireforget, testing, registry_module, middleware, app, errors, inspector, logs, relay, engines, futures)
             there = span in builtin | CLASSES_OF_EXTRAS or any(hasattr(home, span) for home in homes)
             assert there, f"`{span}` does not exist"
 
@@ -454,10 +455,17 @@ def test_every_link_of_a_document_leads_somewhere(document: Path) -> None:
             assert not heading or heading in anchors(file), f"{target}: there is no such heading"
 
 
-def test_the_readme_leads_to_every_page() -> None:
-    """Whoever starts at the README finds all that is written."""
-    linked = {(ROOT / target).resolve() for target in re.findall(r"\]\(([^)#]+)[^)]*\)", README) if "://" not in target}
-    assert set((ROOT / "docs").rglob("*.md")) <= linked
+def linked_from(document: Path) -> set[Path]:
+    """Return the files of the checkout that a page links to."""
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8"))
+    return {(document.parent / target).resolve() for target in targets if "://" not in target}
+
+
+def test_the_index_leads_to_every_page() -> None:
+    """Whoever starts at the README finds the index, and there all that is written."""
+    index = ROOT / "docs" / "README.md"
+    assert index in linked_from(ROOT / "README.md")
+    assert {*(ROOT / "docs").rglob("*.md")} - {index} <= linked_from(index)
 
 
 # --- tables -------------------------------------------------------------------------------------------------------------
@@ -779,7 +787,7 @@ def test_the_reference_of_the_commands_has_the_shape_of_their_json(  # noqa: PLR
             stats = answer("stats")
             assert stats.keys() == {"queues", "workers"}
             assert stats["queues"][0].keys() == members["queue"] and stats["workers"][0].keys() == members["worker"]
-            assert answer("worker", "list") == [{**worker, "jobs": []} for worker in stats["workers"]]
+            assert [listed.keys() for listed in answer("worker", "list")] == [members["worker"] | {"jobs"}]
             (history,) = answer("queue", "history", "default")
             assert history.keys() == {"queue", "points"} and history["points"][0].keys() == members["point"]
             assert answer("queue", "list") == stats["queues"]

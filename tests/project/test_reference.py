@@ -495,3 +495,69 @@ def test_the_page_of_the_log_has_every_field_and_no_others() -> None:
     assert [code(row[0]) for row in table(page("log-fields.md"), "log field")] == list(logs.FIELDS)
     used = {field for row in records_of_the_page() for field in re.findall(r"`(\w+)`", row[2])}
     assert used == set(logs.FIELDS)
+
+
+# --- decisions and words ----------------------------------------------------------------------------------------------------
+
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+
+
+def test_the_decisions_are_numbered_without_a_gap_and_the_index_has_their_titles() -> None:
+    """A number means the same record for ever."""
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for number, path in enumerate(DECISIONS, 1):
+        title = path.read_text(encoding="utf-8").splitlines()[0]
+        assert path.name.startswith(f"{number:02}-") and title.startswith(f"# {number}. "), path.name
+        assert f"{number}. [{title.removeprefix(f'# {number}. ')}](decisions/{path.name})" in index, path.name
+
+
+@pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.stem)
+def test_a_decision_says_what_was_rejected_and_why(path: Path) -> None:
+    """Whoever wants to change it knows what was tried; and it is short enough to be read."""
+    text = path.read_text(encoding="utf-8")
+    assert headings(text, 2) == ["Context", "Decision", "Rejected", "Consequence"]
+    rejected = text.split("## Rejected")[1].split("## ")[0]
+    assert all(": " in point for point in re.split(r"(?m)^\* ", rejected)[1:])
+    assert 15 <= len(text.splitlines()) <= 30
+
+
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+VOCABULARY = {"task", "job", "queue", "enqueuer", "handler", "registry", "worker", "child"}
+"""The words that everything else is said with."""
+
+
+def test_the_glossary_has_the_vocabulary_once_and_every_state() -> None:
+    """One word, one meaning."""
+    terms = [row[0] for row in table(GLOSSARY, "term")]
+    assert set(terms) >= VOCABULARY and len(set(terms)) == len(terms)
+    assert [code(row[0]) for row in table(GLOSSARY, "state")] == [state.value for state in State]
+
+
+SYNONYMS = {
+    r"dead[- ]letter queue": "archived",
+    r"worker process(es)?\b": "child",
+    r"pool process(es)?\b": "child",
+    r"child process(es)? of a worker": "child",
+    r"\bsubprocess(es)? of a worker": "child",
+    r"\bcron ?jobs?\b": "schedule",
+    r"\bperiodic (task|job)s?\b": "schedule",
+    r"\bre-?queued?\b": "put back",
+    r"\bdequeue[sd]?\b": "claim",
+    r"\benqueued tasks\b": "jobs",
+    r"\bcallbacks?\b": "hook",
+}
+"""Words of other systems for what has a word here."""
+
+
+def test_our_pages_keep_to_the_words_of_the_glossary() -> None:
+    """A reader who meets another word looks for another thing; pages about other systems have theirs."""
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        if path.name in ("glossary.md", "comparison.md", "benchmarks.md", "inspector.md") or path.parent.name in (
+            "coming-from",
+            "decisions",
+        ):
+            continue
+        text = path.read_text(encoding="utf-8")
+        for synonym, word in SYNONYMS.items():
+            found = re.search(synonym, text, re.IGNORECASE)
+            assert not found, f"{path.name}: {found[0]!r} is called {word!r} here"  # type: ignore[index]

@@ -3,7 +3,7 @@
 Each document is run from top to bottom in a temporary folder of its own. A comment on the line before a fence says how:
 
     <!-- file: jobs.py -->          the fence is saved under this name, for the fences and commands that follow
-    <!-- append: jobs.py -->        the fence is added to the end of that file
+    <!-- append: jobs.py -->        the fence is added to the end of that file, two empty lines below
     <!-- prints -->                 a text fence: its lines stand in what the command before it printed
     <!-- not run: the reason -->    the fence is not run; Python is compiled all the same
 
@@ -31,6 +31,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -263,7 +264,7 @@ def run_fence(folder: Path, fence: Fence, printed: str) -> str:
         return ""
     if fence.mark.startswith("append:"):
         with (folder / fence.mark.removeprefix("append:").strip()).open("a", encoding="utf-8") as file:
-            file.write(fence.text)
+            file.write("\n\n" + fence.text)
         return ""
     if fence.mark == "prints":
         missing = set(fence.text.splitlines()) - set(printed.splitlines())
@@ -356,7 +357,8 @@ def test_every_attribute_in_a_document_exists(document: Path) -> None:
             assert known, f"`{span}` does not exist"
 
 
-def parameters() -> set[str]:
+@cache
+def parameters() -> frozenset[str]:
     """Return every name that some public call takes, and every option."""
     names = {*task._CHECKS, *OF_A_HANDLER_ALONE, "run_timeout"}
     public = [(fireforget, name) for name in fireforget.__all__] + [(testing, name) for name in testing.__all__]
@@ -370,7 +372,7 @@ def parameters() -> set[str]:
                 names |= set(inspect.signature(call).parameters)
             except (TypeError, ValueError):
                 continue
-    return names
+    return frozenset(names)
 
 
 CLASSES_OF_EXTRAS = {
@@ -471,6 +473,7 @@ def test_the_index_leads_to_every_page() -> None:
 # --- tables -------------------------------------------------------------------------------------------------------------
 
 
+@cache
 def worker_flags() -> dict[str, argparse.Action]:
     """Return the worker's flags."""
     return {

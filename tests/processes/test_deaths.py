@@ -174,7 +174,7 @@ def test_which_child_runs_what_and_that_one_died_can_be_seen(site):
     (worker,) = Inspector(site.queue).workers()
     (child,) = worker.children
     assert (child.pid, [one.id for one in child.jobs], worker.child_deaths) == (pid, [job], 0)
-    assert worker.started_at < child.started_at < child.jobs[0].since and child.memory > 2**20
+    assert worker.started_at <= child.started_at <= child.jobs[0].since and child.memory > 2**20
     os.kill(pid, signal.SIGKILL)
     assert site.finished(job).state == "archived"
     (worker,) = Inspector(site.queue).workers()

@@ -78,7 +78,7 @@ def _check(source: str, target: str, force: bool) -> None:
     if os.path.isdir(target):
         raise StoreUnavailable(target, "this is a folder: give the path of a file in it")
     if os.path.lexists(target) and not os.path.isfile(target):
-        raise StoreUnavailable(target, "this is not a regular file")
+        raise StoreUnavailable(target, "this is not a regular file: give another path")
     if _is_file_of(source, target) or _db.file_identity(target) == _db.file_identity(source) is not None:
         raise StoreUnavailable(target, "this is the database itself, or a file of it: give another path")
     if os.path.exists(target) and not force:

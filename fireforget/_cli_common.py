@@ -4,7 +4,6 @@ import argparse
 import difflib
 import json
 import os
-import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from fireforget import _cli_output as output
 from fireforget._cli_parser import DEFAULT_DB, a_duration, a_path, prog, suggestion
 from fireforget._db import check_place, resolve_path, translated
 from fireforget._schema import is_installed
-from fireforget.errors import FireforgetError, InvalidOption, StoreUnavailable
+from fireforget.errors import FireforgetError, StoreUnavailable
 from fireforget.inspector import Inspector
 from fireforget.queue_sqlite import SqliteQueue
 from fireforget.task import State
@@ -36,9 +35,6 @@ _HINTS = {
 }
 """States as other queues call them."""
 
-
-_OPTIONS = r"\b(max_retry|process_in|process_at|task_id|unique_for|unique_key|after_failure)\b"
-"""Names of options, in remedies, that are no words of English."""
 
 Commands = Any
 """What `add_subparsers` returns; its class has no public name."""
@@ -140,17 +136,6 @@ def a_header(text: str) -> tuple[str, str]:
     if not separator or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, such as traceparent=00-...")
     return key, value
-
-
-def in_flags(error: InvalidOption) -> str:
-    """Return what is wrong with an option in the words of the command line: an option's name as its flag, a value as typed."""
-    value = error.value.isoformat() if isinstance(error.value, datetime) else error.value
-    remedy = str(error).removeprefix(f"{error.option}={error.value!r}: ")
-    return re.sub(_OPTIONS, lambda name: _flag(name[0]), f"{_flag(error.option)} {value}: {remedy}")
-
-
-def _flag(option: str) -> str:
-    return "--" + option.replace("_", "-")
 
 
 # --- the queue --------------------------------------------------------------------------------------------------------

@@ -56,8 +56,6 @@ def _dashboard(arguments: argparse.Namespace) -> int:
     token = os.environ.get(dashboard.TOKEN_VARIABLE) or None
     dashboard.check_reach(arguments.host, token)
     with opened(arguments) as (queue, _):
-        if arguments.metrics_file is not None and not os.path.exists(arguments.metrics_file):
-            print(f"fireforget: there is no {output.printable(arguments.metrics_file)} yet: is it a worker's?", file=sys.stderr)
         app = dashboard.application(
             queue,
             read_only=arguments.read_only,
@@ -73,7 +71,8 @@ def _dashboard(arguments: argparse.Namespace) -> int:
         try:
             server.start()
         except OSError as error:
-            raise FireforgetError(f"cannot listen on {arguments.host}:{arguments.port} ({error.strerror}): give --port") from None
+            why = os.strerror(error.errno) if error.errno else error
+            raise FireforgetError(f"cannot listen on {arguments.host}:{arguments.port} ({why}): give another --port") from None
         try:
             _announce(server.url, arguments, protected=token is not None)
             _wait_for_the_end()

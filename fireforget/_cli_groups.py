@@ -24,7 +24,7 @@ def _groups(arguments: argparse.Namespace) -> int:
     if arguments.app is not None:
         from fireforget.app import load_registry
 
-        registry = load_registry(arguments.app)
+        registry = load_registry(arguments.app, flag="--app")
     with opened(arguments) as (_, inspector):
         if arguments.queue is not None:
             check_queue(inspector, arguments.queue)

@@ -7,9 +7,14 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any, NoReturn
 
+from fireforget.errors import InvalidOption
+
 DEFAULT_DB = "fireforget.db"
+_OPTIONS = r"\b(max_retry|process_in|process_at|task_id|unique_for|unique_key|after_failure)\b"
+"""Names of options, in remedies, that are no words of English."""
 _UNITS = {"ms": 0.001, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -111,3 +116,17 @@ def a_count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def in_flags(error: InvalidOption) -> str:
+    """Return what is wrong with an option in the words of the command line: an option's name as its flag, a value as typed."""
+    value = error.value
+    if isinstance(value, datetime):
+        value = value.isoformat()
+    elif isinstance(value, float):
+        value = f"{value:g}"
+    return re.sub(_OPTIONS, lambda name: _flag(name[0]), f"{_flag(error.option)} {value}: {error.remedy}")
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")

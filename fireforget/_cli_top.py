@@ -124,7 +124,7 @@ def _curses() -> Any:
 
         curses.setupterm()
     except (ImportError, OSError) as error:
-        print(f"fireforget: no curses here ({error})", file=sys.stderr)
+        print(f"fireforget: no curses here ({error}): plain text instead", file=sys.stderr)
         return None
     except curses.error:  # a terminal that it does not know
         return None

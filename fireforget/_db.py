@@ -312,15 +312,26 @@ def check_place(path: str) -> None:
     if not os.path.isdir(folder):
         raise StoreUnavailable(path, f"its folder {folder} does not exist: create it first")
     if os.path.exists(path) and not os.path.isfile(path):
-        raise StoreUnavailable(path, "this is not a regular file")
+        raise StoreUnavailable(path, "this is not a regular file: give the path of one")
     for place in (path, folder):
         if os.path.exists(place) and not os.access(place, os.R_OK | os.W_OK):
-            raise StoreReadOnly(path, f"{place} cannot be written: give this user the right to write the file and its folder")
+            if is_mounted_read_only(folder):
+                raise StoreReadOnly(path, "its file system is mounted read-only: mount it writable, or give another path")
+            what = "it" if place == path else f"its folder {place}"
+            raise StoreReadOnly(path, f"{what} cannot be written: give this user the right to write the file and its folder")
     kind = file_system_of(folder)
     if kind in NETWORK_FILE_SYSTEMS:
         raise StoreUnavailable(
             path, f"it lies on a network file system ({kind}), where SQLite's WAL cannot work: use a local disk"
         )
+
+
+def is_mounted_read_only(folder: str) -> bool:
+    """Return whether the file system of a folder takes no writes, whoever asks."""
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    except (OSError, AttributeError):  # Windows has no statvfs
+        return False
 
 
 def library_version() -> str:
@@ -589,10 +600,12 @@ def translated(path: str) -> Iterator[None]:
 def translate(path: str, error: sqlite3.Error, waited: float | None = None) -> StoreError:
     """Return the `StoreError` that says what an error of SQLite means. `waited` is how long the call waited for a lock."""
     code = getattr(error, "sqlite_errorcode", 0)
-    make, problem = _MEANINGS.get(code & 0xFF, (StoreError, f"SQLite says: {error}"))
+    make, problem = _MEANINGS.get(code & 0xFF, (StoreError, f"SQLite says: {error}; the command doctor looks for what is wrong"))
     if make is StoreBusy:
         seconds = "" if waited is None else f" after waiting {waited:.1f} s"
-        problem = f"another program holds the write lock{seconds}: find who keeps a transaction open, or wait longer (timeout=)"
+        return StoreBusy(
+            path, f"another program holds the write lock{seconds}: find who keeps a transaction open, or wait longer (timeout=)"
+        )
     return make(path, problem)
 
 

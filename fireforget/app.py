@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 
+from fireforget._cli_parser import suggestion
 from fireforget.errors import FireforgetError
 from fireforget.registry import Registry
 
@@ -13,14 +14,14 @@ class AppError(FireforgetError):
     """The application cannot be loaded; the text has the import's own traceback where its code raised."""
 
 
-def load_registry(app: str) -> Registry:
+def load_registry(app: str, *, flag: str = "APP") -> Registry:
     """Import `module:name` and return the registry of that name; the current folder is searched first.
 
-    Raises `AppError`.
+    `flag` is what the command line calls it. Raises `AppError`.
     """
-    target = load(app, "APP", "registry", "shop.jobs")
+    target = load(app, flag, "registry", "shop.jobs")
     if not isinstance(target, Registry):
-        raise AppError(f"APP {app!r} is {type(target).__name__}, not a Registry{_suggestion(app.partition(':')[0])}")
+        raise AppError(f"{flag} {app!r} is {type(target).__name__}, not a Registry{_suggestion(app.partition(':')[0])}")
     return target
 
 
@@ -51,9 +52,14 @@ def load(name: str, flag: str, meant: str, example: str) -> object:
         try:
             target = getattr(target, part)
         except AttributeError:
-            hint = _suggestion(module_name) if meant == "registry" else ""
+            hint = _suggestion(module_name) if meant == "registry" else suggestion(part, _takers(target))
             raise AppError(f"{flag} {name!r}: the module {module_name!r} has no {attribute!r}{hint}") from None
     return target
+
+
+def _takers(module: object) -> list[str]:
+    """Return the names of what could be an enqueuer."""
+    return [name for name, value in vars(module).items() if hasattr(value, "enqueue") and not isinstance(value, type)]
 
 
 def _is_file_name(module_name: str) -> bool:

@@ -14,14 +14,14 @@ import sys
 from collections.abc import Callable, Sequence
 
 from fireforget import __version__
-from fireforget._cli_common import Misused, Refused, add_command, common_flags, in_flags
+from fireforget._cli_common import Misused, Refused, add_command, common_flags
 from fireforget._cli_completion import add_completion
 from fireforget._cli_cron import add_cron
 from fireforget._cli_dashboard import add_dashboard
 from fireforget._cli_file import add_backup, add_doctor
 from fireforget._cli_groups import add_group_list
 from fireforget._cli_output import print_table, printable
-from fireforget._cli_parser import DEFAULT_DB, Parser, prog
+from fireforget._cli_parser import DEFAULT_DB, Parser, in_flags, prog
 from fireforget._cli_queues import add_queue
 from fireforget._cli_relay import add_relay
 from fireforget._cli_stats import add_stats

@@ -29,6 +29,17 @@ def _remake(kind: type[FireforgetError], args: tuple[Any, ...], carried: dict[st
     return error
 
 
+def shortened(value: object) -> str:
+    """Return how a message shows a value: its `repr`, and the first part of a long one."""
+    try:
+        text = repr(value)
+    except Exception:  # a repr of the caller's that fails must not hide what is wrong with the value
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."
+
+
+_LONGEST_SHOWN = 80  # characters
+
 # --- a task that is wrong ---------------------------------------------------------------------------------------------
 
 
@@ -45,12 +56,13 @@ class InvalidPayload(InvalidTask):
 
 
 class InvalidOption(InvalidTask):
-    """An option has a value outside what it allows. `option` is its name, `value` what was given."""
+    """An option has a value outside what it allows. `option` is its name, `value` what was given, `remedy` what to do."""
 
     def __init__(self, option: str, value: object, remedy: str) -> None:
-        super().__init__(f"{option}={value!r}: {remedy}")
+        super().__init__(f"{option}={shortened(value)}: {remedy}")
         self.option = option
         self.value = value
+        self.remedy = remedy
 
 
 class UnknownOption(InvalidTask):
@@ -133,7 +145,9 @@ class UnknownQueue(FireforgetError, LookupError):
     """No queue has this name: no job is stored in it, it was never paused, and no worker serves it. `name` is what was given."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is no queue {name!r}: no job is stored in it, and no worker serves it")
+        super().__init__(
+            f"there is no queue {name!r}: no job is stored in it, and no worker serves it; queue_names() gives those there are"
+        )
         self.name = name
 
 
@@ -172,7 +186,7 @@ class StoreError(FireforgetError):
     """The database cannot do what was asked. `path` is the file."""
 
     def __init__(self, path: object, problem: str) -> None:
-        super().__init__(f"{path}: {problem}")
+        super().__init__(f"{path if str(path).strip() else repr(path)}: {problem}")
         self.path = path
         self.problem = problem
 

@@ -108,6 +108,8 @@ class Inspector:
     def __init__(self, queue: SqliteQueue) -> None:
         if isinstance(queue, str | os.PathLike):
             raise InvalidOption("queue", queue, f"give an open queue: Inspector(SqliteQueue({os.fspath(queue)!r}))")
+        if not isinstance(queue, SqliteQueue):
+            raise InvalidOption("queue", queue, "give an open queue: a SqliteQueue")
         self._queue = queue
         self._access = Access(queue)
         self._finder = Finder(self._access)

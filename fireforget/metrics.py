@@ -177,7 +177,11 @@ def _number(value: float) -> str:
 def replace_file(path: str | os.PathLike[str], text: str) -> None:
     """Replace a file's content atomically: a reader sees the old text or the new one, never a part. Raises `OSError`."""
     target = os.path.abspath(os.fspath(path))
-    descriptor, temporary = tempfile.mkstemp(prefix=os.path.basename(target) + ".", dir=os.path.dirname(target))
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=os.path.basename(target) + ".", dir=os.path.dirname(target))
+    except OSError as error:
+        error.filename = target  # nobody has asked for the temporary one
+        raise
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

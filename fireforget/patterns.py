@@ -22,7 +22,7 @@ from fireforget._submissions import SubmissionCounts
 from fireforget.clock import Seconds, to_seconds
 from fireforget.enqueuer import Enqueuer
 from fireforget.errors import InvalidOption
-from fireforget.task import Task, TaskInfo, check_call_options, check_options, check_task, merge_options
+from fireforget.task import Task, TaskInfo, check_call_options, check_options, check_task, check_tasks, merge_options
 
 if TYPE_CHECKING:
     from fireforget.registry import Definition, Registry
@@ -166,7 +166,7 @@ def chain(enqueuer: Enqueuer, tasks: Iterable[Task], *, timeout: Seconds | None 
         raise InvalidOption("enqueuer", enqueuer, "a chain needs one with enqueue_many, so that all of it is stored or nothing")
     first = check_options({"after": options.pop("after", None)}).get("after", ())
     linked: list[Task] = []
-    for task in map(check_task, tasks):
+    for task in map(check_task, check_tasks(tasks)):
         needs = (*task.options.get("after", ()), *(linked[-1:] or first))
         linked.append(task.with_options(after=needs))
     stored: list[TaskInfo] = enqueue_many(linked, timeout=timeout, **options)

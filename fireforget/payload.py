@@ -8,7 +8,7 @@ import json
 import math
 from typing import Any
 
-from fireforget.errors import InvalidPayload
+from fireforget.errors import InvalidPayload, shortened
 
 MAX_RESULT_BYTES = 1024 * 1024
 """A result or progress note above this is replaced by null: the job succeeded all the same."""
@@ -35,7 +35,8 @@ def encode(value: Any) -> str:
         raise
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidPayload(
-            f"{_shorten(value)} is not JSON ({error}): use None, booleans, finite numbers, text, lists and objects with text keys"
+            f"{shortened(value)} is not JSON ({error}): use None, booleans, finite numbers, text, lists and objects with text "
+            "keys"
         ) from error
     return text
 
@@ -122,11 +123,3 @@ def _check_keys(value: Any) -> None:
     elif isinstance(value, list | tuple):
         for member in value:
             _check_keys(member)
-
-
-def _shorten(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # a repr of the user's that fails must not hide what is wrong with the payload
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -56,6 +56,7 @@ from fireforget.task import (
     TaskInfo,
     check_call_options,
     check_task,
+    check_tasks,
     check_unique,
     merge_options,
 )
@@ -180,7 +181,7 @@ class Intake:
     def _rows(self, tasks: Iterable[Task], overriding: dict[str, Any], now: float) -> list[Row]:
         """Return the rows of tasks that are stored together. Most often neighbours differ in their payloads alone."""
         rows: list[Row] = []
-        tasks = list(tasks)
+        tasks = check_tasks(tasks)
         like: Task | None = None
         wait = False
         for index, task in enumerate(tasks):
@@ -810,7 +811,9 @@ def _duplicate(connection: sqlite3.Connection, unique_key: str) -> DuplicateTask
 
 
 def _parse_generated(job_id: str, tag: str) -> tuple[int, int] | None:
-    """Return (number, nonce) of an id that this file generates, None for any other text."""
+    """Return (number, nonce) of an id that this file generates, None for any other text; raises `InvalidOption` for no text."""
+    if not isinstance(job_id, str):
+        raise InvalidOption("job_id", job_id, "give the id of a job, which is text, such as info.id")
     parts = job_id.split("-")
     if len(parts) != 3 or parts[0] != tag or len(parts[2]) != 8:
         return None

@@ -66,7 +66,7 @@ class Reactions(NamedTuple):
                 raise InvalidOption(name, function, "give a plain function, not async")
         if pass_headers is None or isinstance(pass_headers, bool):
             return cls(is_failure, on_failure, on_archived, pass_headers)
-        names = () if isinstance(pass_headers, str) else tuple(pass_headers)
+        names = () if isinstance(pass_headers, str) or not isinstance(pass_headers, Iterable) else tuple(pass_headers)
         if not names or not all(isinstance(name, str) for name in names):
             raise InvalidOption("pass_headers", pass_headers, "give True, False, or a list of the headers' names")
         return cls(is_failure, on_failure, on_archived, frozenset(names))

@@ -56,7 +56,7 @@ def _maker_of(to: Any) -> Callable[[], Enqueuer]:
         return lambda: to
     if callable(to):
         return to  # type: ignore[no-any-return]
-    raise WorkerError(f"{to!r} is no enqueuer: it has no method enqueue, and is no function that makes one")
+    raise WorkerError(f"{to!r} is no enqueuer: give what has a method enqueue, or a function that makes one")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fireforget import payload as json_payload
 from fireforget.clock import to_seconds, to_unix
-from fireforget.errors import InvalidOption, InvalidTask, UnknownOption
+from fireforget.errors import InvalidOption, InvalidTask, UnknownOption, shortened
 from fireforget.payload import storable
 
 DEFAULT_QUEUE = "default"
@@ -289,12 +289,19 @@ class Task:
         return Task._from_checked, (self.type, self.payload_json, self.options)
 
 
+def check_tasks(tasks: Iterable[Task]) -> list[Task]:
+    """Return several tasks as a list; raises `InvalidTask` for a single one, and for what has no members."""
+    if isinstance(tasks, Iterable):
+        return list(tasks)
+    raise InvalidTask(f"{shortened(tasks)} is no list of tasks: give several, such as [task], or enqueue it by itself")
+
+
 def check_type(type: object) -> str:
     """Return a task type that may be stored; raises `InvalidTask` for a blank one or what is not text."""
     if not is_name(type):
         raise InvalidTask(
-            f"the task type {type!r} cannot be used: give text such as 'email:send', not blank, of at most {_LONGEST_NAME} "
-            "characters"
+            f"the task type {shortened(type)} cannot be used: give text such as 'email:send', not blank, of at most "
+            f"{_LONGEST_NAME} characters"
         )
     return str.__str__(type)  # a plain str, also of a StrEnum: it travels between processes
 

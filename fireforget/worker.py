@@ -13,11 +13,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from fireforget import logs
-from fireforget._cli_parser import DEFAULT_DB, Parser, nearest, prog
+from fireforget._cli_parser import DEFAULT_DB, Parser, in_flags, nearest, prog
 from fireforget._pool.control import Worker
 from fireforget._worker_flags import add_db_flag, add_worker_flags, settings_of
 from fireforget.app import AppError, load_registry
-from fireforget.errors import FireforgetError
+from fireforget.errors import FireforgetError, InvalidOption
 
 __all__ = ["DEFAULT_DB", "Worker", "main", "parser", "work"]
 
@@ -45,7 +45,7 @@ def work(arguments: argparse.Namespace, make: Callable[[argparse.Namespace], Wor
     except AppError as error:
         return _refuse(speaker, f"{error}{_list_hint(arguments.app)}")
     except (FireforgetError, OSError) as error:
-        return _refuse(speaker, str(error))
+        return _refuse(speaker, in_flags(error) if isinstance(error, InvalidOption) else str(error))
     try:
         worker.run()
     except FireforgetError as error:

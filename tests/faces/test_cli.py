@@ -781,7 +781,7 @@ def test_groups_are_listed_with_when_they_complete(ok, refused, queue, tmp_path,
     monkeypatch.syspath_prepend(str(tmp_path))
     known = ok("group", "list", "--queue", "default", "--app", "collecting:registry").splitlines()[-1]
     assert re.search(r"in (59m|1h)$", known)
-    assert "APP" in refused(2, "group", "list", "--app", "nothing")
+    assert "--app" in refused(2, "group", "list", "--app", "nothing")
     assert "did you mean" in refused(1, "group", "list", "--queue", "lw")
 
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import pytest
 
-from fireforget.errors import InvalidOption, InvalidPayload, InvalidTask, UnknownOption
+from fireforget.errors import InvalidOption, InvalidPayload, InvalidTask, UnknownOption, shortened
 from fireforget.task import State, Task, TaskInfo, check_call_options, check_task, merge_options
 
 NOON = datetime(2030, 1, 2, 12, 0, tzinfo=UTC)
@@ -199,8 +199,7 @@ def test_an_option_out_of_its_range_raises_with_name_and_value(option, value):
         Task("t", None, **{option: value})
     assert caught.value.option == option
     assert caught.value.value is value
-    if value != 10**400:
-        assert f"{option}={value!r}" in str(caught.value)
+    assert str(caught.value).startswith(f"{option}={shortened(value)}: ")
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, TypeError)
 

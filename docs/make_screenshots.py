@@ -22,11 +22,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faces")]
 
-from browser import Browser  # noqa: E402
+from browser import Browser  # noqa: E402 - found by the paths above
 
-from fireforget import Registry, SkipRetry, SqliteQueue, Task, Worker, current_job, testing  # noqa: E402
-from fireforget._history import Ended, History  # noqa: E402
-from fireforget.dashboard import Server, application  # noqa: E402
+from fireforget import Registry, SkipRetry, SqliteQueue, Task, Worker, current_job, testing  # noqa: E402 - found by the paths above
+from fireforget._history import Ended, History  # noqa: E402 - found by the paths above
+from fireforget.dashboard import Server, application  # noqa: E402 - found by the paths above
 
 KINDS = ("email:send", "image:resize", "webhook:post", "report:build")
 registry = Registry(retry_delay=3600)

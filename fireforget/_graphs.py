@@ -47,7 +47,7 @@ def resolve(connection: sqlite3.Connection, rows: Sequence[Row], parse: Parse) -
         try:
             _resolve_one(connection, rows, position, own, parse)
         except (UnknownJob, InvalidOption) as error:
-            error.index = position  # type: ignore[union-attr]
+            error.index = position
             raise
 
 
@@ -72,7 +72,7 @@ def _in_order(rows: Sequence[Row], inside: dict[int, list[int]]) -> Iterable[int
         if len(names) > _MOST_NAMED:
             names[_MOST_NAMED // 2 : -_MOST_NAMED // 2] = ["..."]
         refused = InvalidOption("after", rows[circle[0]]["after"], "a circle: " + ", which waits for ".join(names))
-        refused.index = circle[0]  # type: ignore[attr-defined]
+        refused.index = circle[0]
         raise refused from None
     return [position for position in order if position in inside]
 

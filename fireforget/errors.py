@@ -15,7 +15,12 @@ from typing import Any
 
 
 class FireforgetError(Exception):
-    """The root of every error that fireforget raises. All of them can be pickled, with what they carry."""
+    """The root of every error that fireforget raises. All of them can be pickled, with what they carry.
+
+    `index` is the position of the task that it is about, where several were handed over; None where it is about no one of them.
+    """
+
+    index: int | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _remake, (type(self), self.args, self.__dict__)

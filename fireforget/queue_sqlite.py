@@ -194,7 +194,7 @@ class Intake:
                     like = task if row["unique_key"] is None and row["task_id"] is None and row["linked"] is None else None
                 rows.append(row)
             except InvalidTask as error:
-                error.index = index  # type: ignore[attr-defined]
+                error.index = index
                 raise
         if wait:
             self._find_beside(tasks, rows)
@@ -213,7 +213,7 @@ class Intake:
             for need in row["after"]:
                 if isinstance(need, Task) and id(need) not in positions:
                     error = InvalidOption("after", need, "this task is not among those of this call: give the id of its job")
-                    error.index = index  # type: ignore[attr-defined]
+                    error.index = index
                     raise error
                 needs += positions[id(need)] if isinstance(need, Task) else [need]
             row["after"] = needs
@@ -364,7 +364,7 @@ class SqliteQueue(Intake):
         try:
             first = self._group.write(rows, wait)
         except (TaskIDConflict, DuplicateTask) as error:
-            error.index = getattr(error, "index", 0)  # type: ignore[union-attr]
+            error.index = error.index or 0
             raise
         return [self._stored(row, n) for n, row in enumerate(rows, first)]
 
@@ -736,7 +736,7 @@ def _insert_rows(connection: sqlite3.Connection, rows: list[Row], *, apart: bool
         try:
             numbers.append(_insert_row(connection, row))
         except FireforgetError as error:
-            error.index = index  # type: ignore[attr-defined]
+            error.index = index
             raise
     return numbers[0]
 
@@ -779,8 +779,9 @@ def _insert_row(connection: sqlite3.Connection, row: Row) -> int:
         connection.execute(_sql.RELEASE_EXPIRED_KEY, {"unique_key": row["unique_key"], "now": row["enqueued_at"]})
     try:
         if _rare_values_of(row) == _NOTHING_RARE:
+            # An INSERT has one.
             return connection.execute(_sql.insert_plain(1), _plain_values_of(row)).lastrowid  # type: ignore[return-value]
-        return connection.execute(_sql.INSERT_JOB, _values_of(row)).lastrowid  # type: ignore[return-value]
+        return connection.execute(_sql.INSERT_JOB, _values_of(row)).lastrowid  # type: ignore[return-value]  # as above
     except sqlite3.IntegrityError as error:
         if "fireforget_job.task_id" in str(error):
             raise TaskIDConflict(row["task_id"]) from None

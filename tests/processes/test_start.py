@@ -56,9 +56,9 @@ def refusal(site, *flags, lines=1, **how):
     ids=str,
 )
 def test_a_value_that_cannot_be_one_is_refused(site, flags, word):
-    """The line names the setting and the value."""
+    """The line names the flag, as it is typed, and the value."""
     said = refusal(site, *flags)
-    assert word in said.replace("-", "_") and flags[-1].split("=")[-1] in said
+    assert f"--{word.replace('_', '-')}" in said and flags[-1].split("=")[-1] in said
 
 
 @pytest.mark.parametrize(

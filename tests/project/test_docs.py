@@ -80,6 +80,8 @@ API = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
 SQL = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
 EMBED = (ROOT / "docs" / "how-to" / "embed-a-worker.md").read_text(encoding="utf-8")
 REFERENCE = COMMANDS_PAGE.read_text(encoding="utf-8")
+ERRORS = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
+EXIT_CODES = (ROOT / "docs" / "reference" / "exit-codes.md").read_text(encoding="utf-8")
 PATIENCE = 60
 """Seconds that a command of the documentation may take."""
 
@@ -110,7 +112,7 @@ def fences(text: str) -> list[Fence]:
 
 def spans(text: str) -> list[str]:
     """Return the code inside the running text."""
-    return re.findall(r"`([^`\n]+)`", _FENCE.sub("", text))
+    return [span for _, span in re.findall(r"(`+) ?([^\n]+?) ?\1(?!`)", _FENCE.sub("", text))]
 
 
 def our_spans(document: Path) -> list[str]:
@@ -399,6 +401,21 @@ def test_every_argument_and_class_in_a_document_exists(document: Path) -> None:
             assert there, f"`{span}` does not exist"
 
 
+def parsers(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Yield the commands below a parser, by what is typed, each with its parser."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for group in groups:
+        for word, below in group.choices.items():
+            yield from parsers(below, f"{name} {word}".strip())
+    if not groups:
+        yield name, parser
+
+
+def every_flag() -> set[str]:
+    """Return the flags of the worker and of all commands."""
+    return {option for _, parser in [("", worker.parser()), *parsers(cli.parser())] for option in parser._option_string_actions}
+
+
 @every_document
 def test_every_command_in_the_text_of_a_document_exists(document: Path) -> None:
     """`make x` and `python -m fireforget x` name targets and commands there are."""
@@ -414,7 +431,7 @@ def test_every_command_in_the_text_of_a_document_exists(document: Path) -> None:
         elif words[:2] == ["python", "-m"]:
             assert importlib.util.find_spec(words[2]), f"`{span}`: there is no such module"
         for flag in re.findall(r"(?<!\w)--[a-z][a-z-]+", span):
-            known = flag in worker_flags() or flag in ("--json", "--read-only", "--to") or words[0] == "python"
+            known = flag in every_flag() or words[0] == "python"
             assert known, f"`{span}`: there is no flag {flag}"
 
 
@@ -616,9 +633,9 @@ def public_members(kind: type) -> set[str]:
     return {name for name in dir(kind) if not name.startswith("_") and not hasattr(object, name)}
 
 
-def named(first_header: str) -> set[str]:
+def named(first_header: str, page: str = API) -> set[str]:
     """Return what the rows of a table of the reference are about: the name that each begins with."""
-    return {re.match(r"\w+", code(row[0]))[0] for row in table(API, first_header)}  # type: ignore[index]
+    return {re.match(r"\w+", code(row[0]))[0] for row in table(page, first_header)}  # type: ignore[index]
 
 
 def error_classes() -> dict[str, type[BaseException]]:
@@ -638,7 +655,7 @@ def test_the_reference_has_every_public_name_and_no_others() -> None:
     """What can be imported from `fireforget` is in the table of names, or in that of errors."""
     public = set(fireforget.__all__)
     assert named("name") == public - error_classes().keys()
-    assert public & error_classes().keys() <= named("error")
+    assert public & error_classes().keys() <= named("error", ERRORS)
 
 
 @pytest.mark.parametrize(
@@ -704,14 +721,19 @@ def test_the_reference_has_every_option_with_its_default_and_no_others() -> None
 
 
 def test_the_reference_has_every_error_with_its_bases_and_no_others() -> None:
-    """Both ways; and those that cannot be imported from `fireforget` are said to be elsewhere."""
-    rows = {code(row[0]): row for row in table(API, "error")}
+    """Both ways, with what they carry; and those that cannot be imported from `fireforget` are said to be elsewhere."""
+    rows = {code(row[0]): row for row in table(ERRORS, "error")}
     classes = error_classes()
     assert rows.keys() == classes.keys()
     for name, kind in classes.items():
         assert re.findall(r"`(\w+)`", rows[name][1]) == [base.__name__ for base in kind.__bases__], name
+        if "__init__" in vars(kind):
+            carried = set(re.findall(r"self\.(\w+) = ", inspect.getsource(kind.__init__)))
+            assert carried <= set(re.findall(r"`(\w+)`", rows[name][2])), name
     for name in classes.keys() - set(fireforget.__all__):
-        assert f"`{name}` is in `{classes[name].__module__}`" in API or f"`{name}` in `{classes[name].__module__}`" in API, name
+        assert re.search(
+            rf"`{name}`[^.]*? (is|are) in\s+`{classes[name].__module__}`|`{name}` in\s+`{classes[name].__module__}`", ERRORS
+        ), name
 
 
 def test_the_reference_has_the_fields_of_the_inspectors_records() -> None:
@@ -838,7 +860,7 @@ def test_the_reference_of_the_commands_has_the_shape_of_their_json(  # noqa: PLR
 def test_the_exit_codes_in_the_docs_are_those_of_the_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Scripts go by them: 0 done, 1 said no, 2 misused or no database, 130 after Ctrl-C."""
+    """Scripts go by them: 0 done, 1 said no, 2 misused or no database, 130 after Ctrl-C; every command has its row."""
     path = str(tmp_path / "jobs.db")
     SqliteQueue(path).close()
     found = {cli.main(["stats", "--db", path]), cli.main(["task", "show", "nobody", "--db", path])}
@@ -850,5 +872,8 @@ def test_the_exit_codes_in_the_docs_are_those_of_the_commands(
     assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 2  # it sets logging up: not here
     capsys.readouterr()
     assert found == {0, 1, 2}
-    for page, first_header in ((API, "exit code"), (REFERENCE, "exit code")):
-        assert [row[0] for row in table(page, first_header)] == ["0", "1", "2", "130"]
+    of_a_worker, of_a_command = EXIT_CODES.split("## The commands")
+    assert [row[0] for row in table(of_a_worker, "exit code")] == ["0", "1", "2"]
+    assert [row[0] for row in table(of_a_command, "exit code")] == ["0", "1", "2", "130"]
+    listed = [name for row in table(of_a_command, "command") for name in re.findall(r"`([a-z ]+)`", row[0])]
+    assert sorted(listed) == sorted(name for name, _ in parsers(cli.parser()) if name != "relay")

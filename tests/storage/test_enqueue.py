@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fireforget import Enqueuer, Registry, Task
+from fireforget import Enqueuer, Inspector, Registry, Task, chain
 from fireforget.errors import (
     InvalidOption,
     InvalidPayload,
@@ -222,3 +222,24 @@ def test_an_id_of_another_file_is_unknown_here(open_queue, tmp_path):
         other = open_queue(tmp_path / "other.db")
         other.enqueue(Task("t"))
         other.get(here.id)
+
+
+@pytest.mark.parametrize("job_id", [None, 5, b"f112-1-00000000"])
+def test_what_is_no_id_is_refused_with_a_word_on_ids(queue, job_id):
+    """A `TaskInfo` or a number that was handed over is a slip, not an unknown job."""
+    for ask in (queue.get, queue.wait, Inspector(queue).task, Inspector(queue).delete):
+        with pytest.raises(InvalidOption, match=r"^job_id=.*such as info\.id$"):
+            ask(job_id)
+
+
+def test_one_task_where_several_are_taken_is_refused(queue):
+    """With the way to hand it over."""
+    for enqueue in (queue.enqueue_many, lambda task: chain(queue, task)):
+        with pytest.raises(InvalidTask, match="is no list of tasks: give several"):
+            enqueue(Task("t"))
+
+
+def test_an_inspector_of_no_queue_is_refused():
+    """Where it is made, not where it is first used."""
+    with pytest.raises(InvalidOption, match="queue=5: give an open queue"):
+        Inspector(5)

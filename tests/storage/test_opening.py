@@ -7,6 +7,7 @@ import stat
 import threading
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -130,6 +131,15 @@ def test_a_file_that_a_newer_program_migrated_is_refused(path, queue, sql):
     with pytest.raises(SchemaTooNew, match=r"version 99.*upgrade fireforget"):
         SqliteQueue(path)
     assert sql("SELECT value FROM fireforget_meta WHERE key = 'schema_version'") == [("99",)]
+
+
+def test_a_file_system_that_is_mounted_read_only_is_named(path, monkeypatch):
+    """A right to write would not help there."""
+    Path(path).touch()
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_flag=os.ST_RDONLY))
+    with pytest.raises(StoreReadOnly, match="mounted read-only: mount it writable, or give another path"):
+        SqliteQueue(path)
 
 
 def test_a_file_without_permission_is_named(path, monkeypatch):

@@ -60,3 +60,25 @@ def test_retry_later_takes_seconds_and_timedelta():
     """As every other duration does."""
     assert errors.RetryLater(timedelta(minutes=1)).seconds == 60.0
     assert str(errors.RetryLater(2)) == "retry in 2 s"
+
+
+def test_a_message_shows_the_beginning_of_a_long_value_and_carries_all_of_it():
+    """A payload that was given for a queue does not fill the log."""
+    error = errors.InvalidOption("queue", "x" * 10_000, "give a name")
+    assert str(error) == f"queue='{'x' * 76}...: give a name"
+    assert (error.value, error.remedy) == ("x" * 10_000, "give a name")
+
+
+def test_a_value_that_cannot_be_shown_does_not_hide_what_is_wrong_with_it():
+    """Its class is named instead."""
+
+    class Odd:
+        def __repr__(self):
+            raise RuntimeError
+
+    assert str(errors.InvalidOption("queue", Odd(), "give text")) == "queue=<Odd>: give text"
+
+
+def test_an_empty_path_is_seen_in_the_message():
+    """It is most often a variable that is not set."""
+    assert str(errors.StoreUnavailable("", "give a path")) == "'': give a path"

@@ -67,7 +67,7 @@ _HOME = {
     "WorkerError": "errors",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - the names are the keys of a table
 
 if TYPE_CHECKING:
     from fireforget._pool.control import Worker as Worker

@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         """Print one line and exit with 2."""
         self.exit(2, f"{self._speaker}: {message} (see {self.prog} --help)\n")
 
-    def parse_known_args(  # type: ignore[override]
+    def parse_known_args(  # type: ignore[override]  # argparse has it overloaded
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parse the words of this command; what is too many is an error here, where the right flags and help are known."""

@@ -267,7 +267,7 @@ class Effects:
                 _db.pause_for_lock()
             with _db.translated(self._database.path), _db.gate:
                 if self._has_lock(self._database.connection(patience=0)):
-                    return self._connection  # type: ignore[return-value]
+                    return self._connection  # type: ignore[return-value]  # set by `_has_lock`
             _db.pause_for_lock()
 
     def _has_lock(self, connection: sqlite3.Connection) -> bool:

@@ -123,7 +123,7 @@ class Job:
     @property
     def type(self) -> str:
         """Its task's type."""
-        return self._row[TYPE]  # type: ignore[no-any-return]
+        return self._row[TYPE]  # type: ignore[no-any-return]  # a row is of anything
 
     @property
     def pattern(self) -> str:
@@ -133,7 +133,7 @@ class Job:
     @property
     def queue(self) -> str:
         """The queue it was claimed from."""
-        return self._row[QUEUE]  # type: ignore[no-any-return]
+        return self._row[QUEUE]  # type: ignore[no-any-return]  # a row is of anything
 
     @property
     def payload(self) -> Any:
@@ -149,22 +149,22 @@ class Job:
     @property
     def retry_count(self) -> int:
         """How many attempts have failed before this one; 0 in the first run."""
-        return self._row[RETRY_COUNT]  # type: ignore[no-any-return]
+        return self._row[RETRY_COUNT]  # type: ignore[no-any-return]  # a row is of anything
 
     @property
     def max_retry(self) -> int:
         """How many retries it has after its first run."""
-        return self._row[MAX_RETRY]  # type: ignore[no-any-return]
+        return self._row[MAX_RETRY]  # type: ignore[no-any-return]  # a row is of anything
 
     @property
     def timeout(self) -> float | None:
         """Seconds of run time; None with a deadline alone."""
-        return self._row[TIMEOUT]  # type: ignore[no-any-return]
+        return self._row[TIMEOUT]  # type: ignore[no-any-return]  # a row is of anything
 
     @property
     def wait(self) -> float:
         """Seconds from when it was due to when it started."""
-        return max(0.0, self.started_at - self._row[DUE])  # type: ignore[no-any-return]
+        return max(0.0, self.started_at - self._row[DUE])  # type: ignore[no-any-return]  # a row is of anything
 
     @property
     def headers(self) -> dict[str, str]:

@@ -186,7 +186,7 @@ class _StandardError(logging.StreamHandler[TextIO]):
         logging.Handler.__init__(self)
 
     @property
-    def stream(self) -> TextIO:  # type: ignore[override]
+    def stream(self) -> TextIO:  # type: ignore[override]  # an attribute there
         return sys.stderr
 
     def format(self, record: logging.LogRecord) -> str:

@@ -113,7 +113,7 @@ def compose(chain: Sequence[Middleware], handler: Handler) -> Handler:
     def link(outer: Middleware, inner: CallNext) -> CallNext:
         return lambda: outer(job, inner)
 
-    outermost: CallNext = lambda: handler(job)  # noqa: E731
+    outermost: CallNext = lambda: handler(job)  # noqa: E731 - one of the functions that wrap it, and as short
     for middleware in reversed(chain):
         outermost = link(middleware, outermost)
 

@@ -55,7 +55,7 @@ def _maker_of(to: Any) -> Callable[[], Enqueuer]:
     if isinstance(to, Enqueuer) and not inspect.isclass(to):
         return lambda: to
     if callable(to):
-        return to  # type: ignore[no-any-return]
+        return to  # type: ignore[no-any-return]  # what it makes is looked at when it is called
     raise WorkerError(f"{to!r} is no enqueuer: give what has a method enqueue, or a function that makes one")
 
 

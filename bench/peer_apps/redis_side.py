@@ -104,7 +104,7 @@ def _rq() -> Peer:
     run = "import os; from rq import Queue, SimpleWorker; from redis import Redis; "
     run += "c = Redis(port=int(os.environ['BENCH_REDIS_PORT'])); "
     run += "SimpleWorker([Queue(connection=c)], connection=c).work(logging_level='WARNING')"
-    left = lambda client: client.llen("rq:queue:default") + client.zcard("rq:wip:default")  # noqa: E731
+    left = lambda client: client.llen("rq:queue:default") + client.zcard("rq:wip:default")  # noqa: E731 - as short as it is
     return Peer("rq", "two processes of SimpleWorker, no results", [[sys.executable, "-c", run]] * 2, enqueue, left)
 
 
@@ -122,5 +122,5 @@ def _celery() -> Peer:
 
     command = _python("celery", "-A", "peer_apps.celery_app", "worker", "-c", "2", "-l", "error")
     command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    left = lambda client: client.llen("celery") + client.hlen("unacked")  # noqa: E731
+    left = lambda client: client.llen("celery") + client.hlen("unacked")  # noqa: E731 - as short as it is
     return Peer("celery", "prefork with two processes, late acknowledgement, prefetch 64, no results", [command], enqueue, left)

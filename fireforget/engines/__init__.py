@@ -133,7 +133,7 @@ def info_of(message: Message, state: State | None = None, **more: Any) -> TaskIn
         max_retry=message["max_retry"],
         timeout=message["timeout"],
         deadline=to_datetime(message["deadline"]),
-        enqueued_at=to_datetime(message["enqueued_at"]),  # type: ignore[arg-type]
+        enqueued_at=to_datetime(message["enqueued_at"]),  # type: ignore[arg-type]  # it is never None there
         **{**fields, **more},
     )
 

@@ -311,7 +311,7 @@ def _limits(message: Message) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class _Request(Request):  # type: ignore[misc]
+class _Request(Request):  # type: ignore[misc]  # Celery has no types
     """A message in the hands of a Celery worker, whose run may be ended by a kill: that is a failed attempt, and no more."""
 
     def on_timeout(self, soft: bool, timeout: float) -> None:

@@ -33,7 +33,9 @@ CALLS = {
     "bad": ("dashboard", 0),
     "Refusal": ("dashboard", 2),
     "logs.event": ("log", 1),
+    "_log": ("log", 2),
     "_log.log": ("log", 1),
+    "log_failure": ("log", 1),
     "_log.info": ("log", 0),
     "_log.debug": ("log", 0),
     "_log.warning": ("log", 0),
@@ -253,4 +255,4 @@ def called(call: ast.Call) -> list[str]:
 
 def clean(text: str) -> str:
     """Return a message in one line, with one sign for values in a row."""
-    return re.sub(f"{VALUE}+", VALUE, " ".join(text.replace("%s", VALUE).split()))
+    return re.sub(f"{VALUE}+", VALUE, " ".join(re.sub("%[sd]", VALUE, text).split()))

@@ -176,49 +176,6 @@ WHERE n IN ({", ".join("?" * jobs)}) AND +state = {ACTIVE}
 """
 
 
-# What was processed by day; day 0 is what came before the days that are kept.
-TOTALS = """
-SELECT
-    queue,
-    coalesce(sum(CASE WHEN began = :today THEN processed END), 0),
-    coalesce(sum(CASE WHEN began = :today THEN failed END), 0),
-    sum(processed),
-    sum(failed)
-FROM fireforget_history
-WHERE span = 86400
-  AND type = ''
-GROUP BY queue
-"""
-
-TOTALS_OF_QUEUE = TOTALS.replace("GROUP BY queue", "  AND queue = :queue\nGROUP BY queue")
-
-_HISTORY_COLUMNS = "processed, failed, retried, archived, timed, run_seconds, waited, wait_seconds"
-_SUMS = ", ".join(f"sum({column})" for column in _HISTORY_COLUMNS.split(", "))
-
-# Type '' for all types together, queue NULL for all queues.
-HISTORY = f"""
-SELECT began, {_SUMS}
-FROM fireforget_history
-WHERE span = :span
-  AND type = :type
-  AND (:queue IS NULL OR queue = :queue)
-  AND began >= :first
-GROUP BY began
-"""
-
-HISTORY_OF_TYPES = f"""
-SELECT type, {_SUMS}
-FROM fireforget_history
-WHERE span = :span
-  AND type > ''
-  AND (:queue IS NULL OR queue = :queue)
-  AND began >= :first
-GROUP BY type
-ORDER BY sum(processed) DESC, type
-"""
-
-DELETE_HISTORY_OF_QUEUE = "DELETE FROM fireforget_history WHERE queue = :queue"
-
 # One job of a sample. What a row takes beside its texts, and in the indexes, is `_inspect_facts.ROW_BYTES`.
 SIZE_OF_JOB = """
 SELECT
@@ -372,113 +329,6 @@ WHERE n IN ({", ".join("?" * jobs)})
 """
 
 
-# --- workers: claiming jobs with limits -----------------------------------------------------------------------------------
-# What runs is counted in the rows themselves, inside the transaction that claims: whatever kills a worker, no slot is lost.
-
-_LANE = f"state = {PENDING} AND queue = :queue AND type = :type"
-
-# The keys of a lane after one of them, by skipping from key to key: as many steps as there are keys, however many jobs they have.
-KEYS_AFTER = f"""
-WITH RECURSIVE step(key) AS (
-    SELECT min(limit_key)
-    FROM fireforget_job INDEXED BY fireforget_claim
-    WHERE {_LANE} AND limit_key > :after
-    UNION ALL
-    SELECT (
-        SELECT min(limit_key)
-        FROM fireforget_job INDEXED BY fireforget_claim
-        WHERE {_LANE} AND limit_key > step.key
-    )
-    FROM step
-    WHERE step.key IS NOT NULL
-    LIMIT :most
-)
-SELECT key
-FROM step
-WHERE key IS NOT NULL
-"""
-
-# Where a walk is long: the keys of the jobs that were stored lately, by their numbers.
-NEW_KEYS = f"""
-SELECT DISTINCT queue, type, limit_key
-FROM fireforget_job NOT INDEXED
-WHERE n > :seen
-  AND n <= :last
-  AND state = {PENDING}
-  AND limit_key IS NOT NULL
-"""
-
-FIRST_OF_KEY = f"""
-SELECT n, priority, due
-FROM fireforget_job INDEXED BY fireforget_claim
-WHERE {_LANE} AND limit_key = :limit_key
-ORDER BY priority DESC, due, n
-LIMIT :most
-"""
-
-# Active jobs are as few as workers have in their hands.
-RUNNING_OF_KEYS = f"""
-SELECT limit_key, count(*)
-FROM fireforget_job INDEXED BY fireforget_limited
-WHERE state = {ACTIVE} AND limit_key IS NOT NULL
-GROUP BY limit_key
-"""
-RUNNING_OF_KEY = f"""
-SELECT count(*)
-FROM fireforget_job INDEXED BY fireforget_limited
-WHERE state = {ACTIVE} AND limit_key IS NOT NULL AND limit_key = :limit_key
-"""
-
-
-# `:latest` is there for a clock that was ahead once: what it noted is not to hold anything up for longer than a window.
-_COUNTED = "limit_key = :limit_key AND at > :after AND at <= :latest"
-STARTS_OF_KEY = f"SELECT count(*) FROM fireforget_start INDEXED BY fireforget_start_key WHERE {_COUNTED}"
-STARTED_BEFORE = f"""
-SELECT at
-FROM fireforget_start INDEXED BY fireforget_start_key
-WHERE {_COUNTED}
-ORDER BY at DESC
-LIMIT 1 OFFSET :newer
-"""
-NOTE_START = "INSERT INTO fireforget_start (limit_key, at, until, job) VALUES (?, ?, ?, ?)"
-
-# A few at a time, in passing, and more than are added.
-REMOVE_OLD_STARTS = """
-DELETE FROM fireforget_start
-WHERE rowid IN (
-    SELECT rowid
-    FROM fireforget_start INDEXED BY fireforget_start_until
-    WHERE until <= :now
-    LIMIT :most
-)
-"""
-
-# Before the job is put back, which ends the fence: its last start did not happen.
-GIVE_START_BACK = """
-DELETE FROM fireforget_start
-WHERE rowid = (
-    SELECT max(fireforget_start.rowid)
-    FROM fireforget_job AS job
-    JOIN fireforget_start INDEXED BY fireforget_start_key
-        ON fireforget_start.limit_key = job.limit_key AND fireforget_start.job = job.n
-    WHERE job.n = ? AND job.worker = ? AND job.claim = ?
-)
-RETURNING limit_key
-"""
-
-# Jobs that a program stored that knows no handlers: what their keys are made of is their payload.
-WITHOUT_KEY = f"""
-SELECT n, CASE WHEN :reads THEN CAST(payload AS TEXT) END
-FROM fireforget_job INDEXED BY fireforget_claim
-WHERE {_LANE} AND limit_key IS NULL
-ORDER BY priority DESC, due, n
-LIMIT :most
-"""
-SET_KEY = f"UPDATE fireforget_job SET limit_key = :limit_key WHERE n = :n AND state = {PENDING} AND limit_key IS NULL"
-
-LIMIT_KEY_OF = "SELECT limit_key FROM fireforget_job WHERE n = :n"
-LIMITS_OF_WORKERS = "SELECT limits FROM fireforget_worker WHERE limits <> '{}' ORDER BY n"
-
 # --- workers: groups ------------------------------------------------------------------------------------------------------
 # Members wait in state aggregating. When a group is complete they get the number of the job that aggregates them as their batch;
 # later arrivals begin the group anew. That job replaces them by one task in a transaction of its own. Until then they share its
@@ -542,117 +392,13 @@ WHERE batch IS NOT NULL AND state = {AGGREGATING} AND (:queue IS NULL OR queue =
 GROUP BY batch, queue, group_name
 """
 
-# --- idempotent handlers --------------------------------------------------------------------------------------------------
-# A key is free when nobody has it, when what it stood for has expired, and when the job that took it is not active: an active
-# job's process may still be running, and no other's is. The token is the fence: it is another each time the key is taken.
-
-_HELD = f"EXISTS (SELECT 1 FROM fireforget_job WHERE n = owner AND state = {ACTIVE})"
-
-# A few at a time, in passing; a key never expires under a running job.
-REMOVE_EXPIRED_KEYS = f"""
-DELETE FROM fireforget_idempotency
-WHERE rowid IN (
-    SELECT rowid
-    FROM fireforget_idempotency INDEXED BY fireforget_idempotency_expiry
-    WHERE expires_at <= :now AND NOT {_HELD}
-    LIMIT :most
-)
-"""
-
-LOOK_AT_KEY = f"""
-SELECT owner, taken_at, expires_at, result, {_HELD}
-FROM fireforget_idempotency
-WHERE type = :type AND key = :key
-"""
-
-TAKE_KEY = """
-INSERT OR REPLACE INTO fireforget_idempotency (type, key, token, owner, taken_at, expires_at)
-VALUES (:type, :key, :token, :owner, :now, :expires_at)
-"""
-
-_OUR_KEY = "type = :type AND key = :key AND token = :token"
-KEEP_KEY = f"UPDATE fireforget_idempotency SET owner = NULL, result = :result, expires_at = :expires_at WHERE {_OUR_KEY}"
-RELEASE_KEY = f"DELETE FROM fireforget_idempotency WHERE {_OUR_KEY}"
-
-NUMBER_OF_TASK_ID = "SELECT n FROM fireforget_job WHERE task_id = :task_id"
-
-# --- workers: schedules ---------------------------------------------------------------------------------------------------
-
-_SCHEDULE_COLUMNS = "name, type, queue, expression, timezone, missed, digest, next_at, last_at, paused_at"
-
-SCHEDULES = f"SELECT {_SCHEDULE_COLUMNS} FROM fireforget_schedule ORDER BY name"
-SCHEDULE = f"SELECT {_SCHEDULE_COLUMNS} FROM fireforget_schedule WHERE name = :name"
-
-# Who may say what a schedule is: the newest of the workers that have it. In the order of their start.
-SCHEDULES_OF_WORKERS = "SELECT n, schedules FROM fireforget_worker WHERE schedules <> '{}' ORDER BY n"
-
-# A pause and the last tick are kept when the registry's words change.
-DEFINE_SCHEDULE = f"""
-INSERT INTO fireforget_schedule ({_SCHEDULE_COLUMNS})
-VALUES (:name, :type, :queue, :expression, :timezone, :missed, :digest, :next_at, NULL, NULL)
-ON CONFLICT (name) DO UPDATE SET
-    type = :type, queue = :queue, expression = :expression, timezone = :timezone, missed = :missed, digest = :digest,
-    next_at = :next_at
-"""
-
-# The fence: of all who want to enqueue a tick, one finds it still to come. The transaction that moves it on inserts the job.
-ADVANCE_SCHEDULE = """
-UPDATE fireforget_schedule
-SET next_at = :next_at, last_at = coalesce(:last_at, last_at)
-WHERE name = :name
-  AND next_at = :expected
-  AND digest = :digest
-  AND paused_at IS NULL
-"""
-
-PAUSE_SCHEDULE = "UPDATE fireforget_schedule SET paused_at = :now WHERE name = :name AND paused_at IS NULL"
-RESUME_SCHEDULE = """
-UPDATE fireforget_schedule
-SET paused_at = NULL, next_at = :next_at
-WHERE name = :name AND paused_at IS NOT NULL
-"""
-DELETE_SCHEDULE = "DELETE FROM fireforget_schedule WHERE name = :name"
-DELETE_SCHEDULE_EVENTS = "DELETE FROM fireforget_schedule_event WHERE schedule = :name"
-
-ADD_SCHEDULE_EVENT = """
-INSERT INTO fireforget_schedule_event (schedule, n, tick, at, outcome, job, detail)
-VALUES (
-    :name, coalesce((SELECT max(n) FROM fireforget_schedule_event WHERE schedule = :name), 0) + 1, :tick, :now, :outcome, :job,
-    :detail
-)
-"""
-
-# By number, so that the end of the history is found without counting it.
-TRIM_SCHEDULE_EVENTS = """
-DELETE FROM fireforget_schedule_event
-WHERE schedule = :name
-  AND n <= (SELECT max(n) FROM fireforget_schedule_event WHERE schedule = :name) - :most
-"""
-
-SCHEDULE_EVENTS = """
-SELECT tick, at, outcome, job, detail
-FROM fireforget_schedule_event
-WHERE schedule = :name
-ORDER BY n DESC
-LIMIT :most
-"""
-
-# A tick whose payload is built in a child: the job that builds it notes as its result which job it has enqueued, in the same
-# transaction. A run that comes again finds the note.
-NOTE_ENQUEUED = "UPDATE fireforget_job SET result = :result WHERE n = :n"
-NOTE_BUILT = """
-UPDATE fireforget_schedule_event
-SET job = :job, outcome = :outcome, detail = :detail
-WHERE schedule = :name AND job = :builder
-"""
-
 # --- workers: settling, one row each, fenced by owner and claim -----------------------------------------------------------
 # No row means that the job is no longer ours: the result comes too late and is discarded.
 
 # A job that ended holds its unique key no more, but keeps it in mind, so that a later run can take it again. The number in it
 # makes it unlike every key that is held.
 RELEASED = "was:"
-_RELEASED_KEY = (
+RELEASED_KEY = (
     f"CASE WHEN substr(unique_key, 1, {len(RELEASED)}) = '{RELEASED}' THEN unique_key "
     f"ELSE '{RELEASED}' || n || ':' || unique_key END"
 )
@@ -661,11 +407,11 @@ _RELEASED_KEY = (
 FOLLOW_AGGREGATE = f"""
 UPDATE fireforget_job
 SET state = :state, batch = :batch_kept, completed_at = :completed_at, last_error = :why,
-    unique_key = CASE WHEN :state = {AGGREGATING} THEN unique_key ELSE {_RELEASED_KEY} END
+    unique_key = CASE WHEN :state = {AGGREGATING} THEN unique_key ELSE {RELEASED_KEY} END
 WHERE batch = :batch
 """
 
-_FENCE = "WHERE n = ? AND worker = ? AND claim = ?"
+FENCE = "WHERE n = ? AND worker = ? AND claim = ?"
 
 
 @cache
@@ -693,8 +439,8 @@ def linked_among(jobs: int) -> str:
 COMPLETE = f"""
 UPDATE fireforget_job
 SET state = {COMPLETED}, worker = NULL, started_at = ?, completed_at = ?, expires_at = ?,
-    result = coalesce(?, result), last_error = ?, unique_key = {_RELEASED_KEY}, cancel_requested_at = NULL
-{_FENCE}
+    result = coalesce(?, result), last_error = ?, unique_key = {RELEASED_KEY}, cancel_requested_at = NULL
+{FENCE}
 """
 
 # A job that fails, or is put back, at the moment when somebody cancels it must not run again.
@@ -706,25 +452,25 @@ SET state = CASE WHEN {_CANCELLED_MEANWHILE} THEN {CANCELLED} ELSE {RETRY} END,
     completed_at = CASE WHEN {_CANCELLED_MEANWHILE} THEN cancel_requested_at END,
     worker = NULL, due = ?, retry_count = retry_count + ?, last_error = coalesce(?, last_error),
     unique_key = CASE
-        WHEN {_CANCELLED_MEANWHILE} THEN {_RELEASED_KEY}
+        WHEN {_CANCELLED_MEANWHILE} THEN {RELEASED_KEY}
         WHEN unique_until > ? THEN unique_key
     END,
     cancel_requested_at = NULL
-{_FENCE}
+{FENCE}
 """
 
 ARCHIVE = f"""
 UPDATE fireforget_job
 SET state = {ARCHIVED}, worker = NULL, completed_at = ?, last_error = ?,
-    unique_key = {_RELEASED_KEY}, cancel_requested_at = NULL
-{_FENCE}
+    unique_key = {RELEASED_KEY}, cancel_requested_at = NULL
+{FENCE}
 """
 
 CANCEL_ACTIVE = f"""
 UPDATE fireforget_job
 SET state = {CANCELLED}, worker = NULL, completed_at = ?, last_error = ?,
-    unique_key = {_RELEASED_KEY}, cancel_requested_at = NULL
-{_FENCE}
+    unique_key = {RELEASED_KEY}, cancel_requested_at = NULL
+{FENCE}
 """
 
 # Put back with its due time unchanged, so that it is among the first to run again; no attempt is counted.
@@ -732,12 +478,12 @@ PUT_BACK = f"""
 UPDATE fireforget_job
 SET state = CASE WHEN {_CANCELLED_MEANWHILE} THEN {CANCELLED} ELSE {PENDING} END,
     completed_at = CASE WHEN {_CANCELLED_MEANWHILE} THEN cancel_requested_at END,
-    unique_key = CASE WHEN {_CANCELLED_MEANWHILE} THEN {_RELEASED_KEY} ELSE unique_key END,
+    unique_key = CASE WHEN {_CANCELLED_MEANWHILE} THEN {RELEASED_KEY} ELSE unique_key END,
     worker = NULL, started_at = NULL, cancel_requested_at = NULL
-{_FENCE}
+{FENCE}
 """
 
-REMOVE_LINKED = f"DELETE FROM fireforget_job {_FENCE}"
+REMOVE_LINKED = f"DELETE FROM fireforget_job {FENCE}"
 # A job that no worker can read, since another program wrote text into the table itself: everybody else can, afterwards.
 MAKE_NUMBERS = """
 UPDATE fireforget_job
@@ -747,8 +493,8 @@ SET nonce = CAST(nonce AS INTEGER), priority = CAST(priority AS INTEGER), due = 
 WHERE n = :n
 """
 
-WRITE_RESULT = f"UPDATE fireforget_job SET result = ? {_FENCE}"
-WRITE_PROGRESS = f"UPDATE fireforget_job SET progress = ?, progress_note = ? {_FENCE}"
+WRITE_RESULT = f"UPDATE fireforget_job SET result = ? {FENCE}"
+WRITE_PROGRESS = f"UPDATE fireforget_job SET progress = ?, progress_note = ? {FENCE}"
 
 # The number after the highest one so far: a job that a person runs again keeps its history.
 INSERT_ATTEMPT = """
@@ -777,7 +523,7 @@ INSERT_STEP = f"""
 INSERT INTO fireforget_step (job, name, result, stored_at)
 SELECT n, ?, ?, ?
 FROM fireforget_job
-{_FENCE}
+{FENCE}
 """
 
 # Once a job: an update writes the whole row anew, and its payload may be large.
@@ -806,7 +552,7 @@ WHERE job = ?1
 """
 
 # Whether a job is still in a worker's hands: its process may have settled it and died before it could say so.
-IS_OURS = f"SELECT 1 FROM fireforget_job {_FENCE}"
+IS_OURS = f"SELECT 1 FROM fireforget_job {FENCE}"
 
 # A job as a hook is to see it, when the verdict stands: no row, and the verdict came too late. Its claim tells that.
 SUBJECT_OF_HOOK = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE n = ? AND claim = ? AND worker IS NULL"
@@ -818,39 +564,6 @@ INSERT INTO fireforget_job (
     nonce, type, queue, state, priority, due, payload, headers, max_retry, timeout, retention, enqueued_at
 )
 VALUES (abs(random() % 4294967296), :type, :queue, {PENDING}, {2**62}, :now, :payload, :headers, 0, :timeout, 0, :now)
-"""
-
-# --- workers: what was processed ------------------------------------------------------------------------------------------
-
-_ADDED = ", ".join(f"{column} = {column} + excluded.{column}" for column in _HISTORY_COLUMNS.split(", "))
-
-# In the order of `_history.Ended`, after the span and its beginning.
-ADD_TO_HISTORY = f"""
-INSERT INTO fireforget_history (span, began, queue, type, {_HISTORY_COLUMNS})
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (span, type, queue, began) DO UPDATE SET {_ADDED}
-"""
-
-# Sums of days that are too old are added up under 0, so that totals stay whole; what they were made of is forgotten.
-FOLD_DAYS = f"""
-INSERT INTO fireforget_history (span, began, queue, type, {_HISTORY_COLUMNS})
-SELECT span, 0, queue, type, {_SUMS}
-FROM fireforget_history
-WHERE span = :span
-  AND type = ''
-  AND began BETWEEN 1 AND :oldest - 1
-GROUP BY span, queue, type
-ON CONFLICT (span, type, queue, began) DO UPDATE SET {_ADDED}
-"""
-DELETE_HISTORY = "DELETE FROM fireforget_history WHERE span = :span AND began BETWEEN 1 AND :oldest - 1"
-
-TYPES_OF_DAY = """
-SELECT type
-FROM fireforget_history
-WHERE span = 86400
-  AND type > ''
-  AND queue = :queue
-  AND began = :began
 """
 
 # --- jobs that wait for others --------------------------------------------------------------------------------------------
@@ -877,7 +590,7 @@ VALUES (?, ?, ?, ?, ?, ?)
 """
 
 # Of a job that was enqueued after one that has failed already.
-FALL_AT_ONCE = f"UPDATE fireforget_job SET completed_at = ?, last_error = ?, unique_key = {_RELEASED_KEY} WHERE n = ?"
+FALL_AT_ONCE = f"UPDATE fireforget_job SET completed_at = ?, last_error = ?, unique_key = {RELEASED_KEY} WHERE n = ?"
 
 ANY_DEPENDANT = "SELECT id FROM fireforget_dependency INDEXED BY fireforget_dependants WHERE need = ? LIMIT 1"
 HOLD = "UPDATE fireforget_job SET expires_at = NULL WHERE n = ?"
@@ -912,7 +625,7 @@ WHERE n = :n
 
 FALL = f"""
 UPDATE fireforget_job
-SET state = :state, completed_at = :now, last_error = :reason, unique_key = {_RELEASED_KEY}, linked = linked | {FELL}
+SET state = :state, completed_at = :now, last_error = :reason, unique_key = {RELEASED_KEY}, linked = linked | {FELL}
 WHERE n = :n AND state = {BLOCKED} AND linked & {RUNS_ANYWAY} = 0
 """
 
@@ -993,7 +706,7 @@ RETURN_JOB = f"""
 UPDATE fireforget_job
 SET state = CASE WHEN {_CANCELLED_MEANWHILE} THEN {CANCELLED} ELSE {PENDING} END,
     completed_at = CASE WHEN {_CANCELLED_MEANWHILE} THEN cancel_requested_at END,
-    unique_key = CASE WHEN {_CANCELLED_MEANWHILE} THEN {_RELEASED_KEY} ELSE unique_key END,
+    unique_key = CASE WHEN {_CANCELLED_MEANWHILE} THEN {RELEASED_KEY} ELSE unique_key END,
     worker = NULL, started_at = NULL, cancel_requested_at = NULL, claim = claim + 1, worker_deaths = worker_deaths + :died
 WHERE n = :n AND worker = :worker
 """
@@ -1001,7 +714,7 @@ WHERE n = :n AND worker = :worker
 ARCHIVE_AFTER_DEATHS = f"""
 UPDATE fireforget_job
 SET state = {ARCHIVED}, worker = NULL, claim = claim + 1, worker_deaths = worker_deaths + 1, completed_at = :now,
-    last_error = :error, unique_key = {_RELEASED_KEY}, cancel_requested_at = NULL
+    last_error = :error, unique_key = {RELEASED_KEY}, cancel_requested_at = NULL
 WHERE n = :n AND worker = :worker
 """
 
@@ -1026,39 +739,6 @@ LIMIT :most
 """
 
 DELETE_JOB = "DELETE FROM fireforget_job WHERE n = ?"
-
-# --- limits of what a queue keeps ------------------------------------------------------------------------------------------
-
-LIMITS = "SELECT queue, state, most, age FROM fireforget_keep"
-LIMITS_OF_QUEUE = "SELECT state, most, age FROM fireforget_keep WHERE queue = :queue"
-
-SET_LIMIT = """
-INSERT INTO fireforget_keep (queue, state, most, age)
-VALUES (:queue, :state, :most, :age)
-ON CONFLICT (queue, state) DO UPDATE SET most = :most, age = :age
-"""
-
-DELETE_LIMIT = "DELETE FROM fireforget_keep WHERE queue = :queue AND state = :state"
-DELETE_LIMITS_OF_QUEUE = "DELETE FROM fireforget_keep WHERE queue = :queue"
-
-# A queue with limits is known, like one that was paused.
-KNOW_QUEUE = "INSERT INTO fireforget_queue (name, paused_at) VALUES (:queue, NULL) ON CONFLICT (name) DO NOTHING"
-
-# `state > 4` is the index's own WHERE. Its order is that in which jobs ended.
-_ENDED = "FROM fireforget_job INDEXED BY fireforget_resting WHERE state > 4 AND state = :state AND queue = :queue"
-
-OLDEST_ENDED = f"SELECT min(completed_at) {_ENDED}"
-
-# A completed job without an expiry is kept for others, and they may need it for longer than any limit.
-_NOT_KEPT = f"NOT (state = {COMPLETED} AND expires_at IS NULL)"
-ENDED_BEFORE = f"SELECT n {_ENDED} AND completed_at <= :before AND {_NOT_KEPT} ORDER BY completed_at, n LIMIT :batch"
-
-# Counting walks the index of one queue and state: a read, on a thread that nobody waits for.
-ENDED_BEYOND = f"""
-SELECT n {_ENDED} AND {_NOT_KEPT}
-ORDER BY completed_at, n
-LIMIT max(0, min(:batch, (SELECT count(*) {_ENDED}) - :most))
-"""
 
 # --- inspection and administration ----------------------------------------------------------------------------------------
 # Jobs are listed by row number. Of those that rest, the index has each queue's in this order. For the others there are two ways:
@@ -1248,7 +928,7 @@ WHERE n = :n
 _END_JOB = f"""
 UPDATE fireforget_job
 SET state = {{state}}, completed_at = :now, expires_at = NULL, last_error = coalesce(last_error, '{{why}}'),
-    cancel_requested_at = NULL, batch = NULL, unique_key = {_RELEASED_KEY}
+    cancel_requested_at = NULL, batch = NULL, unique_key = {RELEASED_KEY}
 WHERE n = :n
 """
 _SHELVE_JOB = _END_JOB.format(state=ARCHIVED, why=_ARCHIVED_BY_HAND)
@@ -1281,7 +961,7 @@ def still_matching(columns: str, state: int | None, filters: Iterable[str]) -> s
 # --- the file itself ------------------------------------------------------------------------------------------------------
 
 # A copy has no workers: what they had in their hands is put back there, as a worker that stops does it.
-PUT_ALL_BACK = PUT_BACK.replace(_FENCE, f"WHERE state = {ACTIVE}")
+PUT_ALL_BACK = PUT_BACK.replace(FENCE, f"WHERE state = {ACTIVE}")
 DELETE_WORKERS = "DELETE FROM fireforget_worker"
 NUMBER_OF_JOBS = "SELECT count(*) FROM fireforget_job"
 

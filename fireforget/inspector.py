@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from fireforget import _dependencies, _inspect_history, _limits, _schedules, _sql, cron
+from fireforget import _dependencies, _history, _inspect_history, _limited, _limits, _schedules, _sql, cron
 from fireforget import payload as json_payload
 from fireforget._backup import Backup
 from fireforget._claimed import public_id
@@ -124,7 +124,7 @@ class Inspector:
         with self._access.reading() as connection:
             counted = connection.execute(_sql.COUNT_JOBS).fetchall()
             paused = dict(connection.execute(_sql.QUEUES).fetchall())
-            totals = {queue: row for queue, *row in connection.execute(_sql.TOTALS, {"today": self._today()})}
+            totals = {queue: row for queue, *row in connection.execute(_history.TOTALS, {"today": self._today()})}
             sizes = self._sizes(connection)
         counts: dict[str, dict[State, int]] = {name: _zeros() for name in (*paused, *totals)}
         oldest: dict[str, float] = {}
@@ -146,7 +146,7 @@ class Inspector:
                 counts[STATE_OF_NUMBER[number]] += jobs
                 oldest = due if due is not None else oldest
             paused = dict(connection.execute(_sql.QUEUES).fetchall())
-            totals = connection.execute(_sql.TOTALS_OF_QUEUE, {**parameters, "today": self._today()}).fetchone()
+            totals = connection.execute(_history.TOTALS_OF_QUEUE, {**parameters, "today": self._today()}).fetchone()
             sizes = self._sizes(connection)
         if name not in paused and totals is None and not any(counts.values()) and name not in self._served():
             raise UnknownQueue(name)
@@ -358,7 +358,7 @@ class Inspector:
         with self._access.changing() as connection:
             left = sum(jobs for _, jobs, _ in connection.execute(_sql.COUNT_JOBS_OF_QUEUE, {"queue": name}))
             if not left:
-                connection.execute(_sql.DELETE_HISTORY_OF_QUEUE, {"queue": name})
+                connection.execute(_history.DELETE_HISTORY_OF_QUEUE, {"queue": name})
                 connection.execute(_sql.DELETE_QUEUE, {"queue": name})
                 _limits.forget(connection, name)
         if left:
@@ -494,17 +494,17 @@ class Inspector:
         none before a worker has looked at it. Raises `UnknownJob`.
         """
         with self._access.reading() as connection:
-            key = connection.execute(_sql.LIMIT_KEY_OF, {"n": self._access.find(connection, job_id)[0]}).fetchone()[0]
+            key = connection.execute(_limited.LIMIT_KEY_OF, {"n": self._access.find(connection, job_id)[0]}).fetchone()[0]
             if key is None or key == UNFIT:
                 return None
             handler, filled = named_in(key)
             known: dict[str, Any] = {}
-            for (limits,) in connection.execute(_sql.LIMITS_OF_WORKERS):
+            for (limits,) in connection.execute(_limited.LIMITS_OF_WORKERS):
                 known.update(json.loads(limits))
             numbers = known.get(handler)
             if numbers is None:
                 return None
-            running = connection.execute(_sql.RUNNING_OF_KEY, {"limit_key": key}).fetchone()[0]
+            running = connection.execute(_limited.RUNNING_OF_KEY, {"limit_key": key}).fetchone()[0]
             started, opens_at = self._starts(connection, key, numbers["rate"])
         return LimitInfo(handler, filled, numbers["concurrency"], running, numbers["rate"], started, opens_at)
 
@@ -515,10 +515,10 @@ class Inspector:
             return 0, None
         now = self._access.now()
         counted = {"limit_key": key, "after": now - rate.seconds, "latest": now + 2 * rate.seconds}
-        started = connection.execute(_sql.STARTS_OF_KEY, counted).fetchone()[0]
+        started = connection.execute(_limited.STARTS_OF_KEY, counted).fetchone()[0]
         if started < rate.starts:
             return started, None
-        earliest = connection.execute(_sql.STARTED_BEFORE, {**counted, "newer": rate.starts - 1}).fetchone()[0]
+        earliest = connection.execute(_limited.STARTED_BEFORE, {**counted, "newer": rate.starts - 1}).fetchone()[0]
         return started, instant(earliest + rate.seconds)
 
     def tasks(

@@ -455,7 +455,7 @@ class SqliteQueue(Intake):
                 if found is not None and info_of(found, self._tag).result is None:
                     event = enqueue_tick(connection, row, self._tag, row["enqueued_at"])
                     result = json_payload.encode(event.job or event.outcome)
-                    connection.execute(_sql.NOTE_ENQUEUED, {"n": found[0], "result": result})
+                    connection.execute(_schedules.NOTE_ENQUEUED, {"n": found[0], "result": result})
                     _schedules.note_built(connection, schedule, builder, event)
                 connection.execute("COMMIT")
             except BaseException:

@@ -23,6 +23,13 @@ CANCELLED = STATE_NUMBER[State.CANCELLED]
 BLOCKED = STATE_NUMBER[State.BLOCKED]
 
 
+# `linked` is NULL for nearly all jobs; else a set of these bits. Once set they stay, but for the last.
+NEEDED = 1  # others wait for it, or have
+NEEDS = 2  # it waits for others, or has
+RUNS_ANYWAY = 4  # it runs when those have ended, however they have
+FELL = 8  # it was archived or cancelled because one of those was
+
+
 def in_parts(items: Sequence[T], sizes: Sequence[int]) -> Iterator[Sequence[T]]:
     """Cut into parts of the given sizes, as many as fit of each; the last size is 1."""
     start = 0
@@ -109,7 +116,6 @@ JOB_BY_TASK_ID = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE task_id = :tas
 
 TAG = "SELECT value FROM fireforget_meta WHERE key = 'tag'"
 META = "SELECT key, value FROM fireforget_meta"  # these two are all there is
-SCHEMA_VERSION = "SELECT value FROM fireforget_meta WHERE key = 'schema_version'"
 
 # Each branch counts within the index of its own states, so that the table itself is never read. The oldest due time of the
 # pending ones comes with it: a million of them are walked through once.
@@ -419,21 +425,10 @@ def remove_settled(jobs: int) -> str:
     """Return the statement that removes `jobs` jobs of one worker and one claim number; half the cost of one statement a job.
 
     Nearly all jobs are run once, so the claim numbers of a batch are alike. Those that others wait for, or that have waited for
-    others, stay for `linked_left`: a job becomes one of them at any time, also while it runs, so that only this statement knows.
+    others, stay for `_dependencies.linked_left`: a job becomes one of them at any time, also while it runs, so that only this
+    statement knows.
     """
     return f"DELETE FROM fireforget_job WHERE n IN ({', '.join('?' * jobs)}) AND worker = ? AND claim = ? AND linked IS NULL"
-
-
-@cache
-def linked_left(jobs: int) -> str:
-    """Return the statement for the jobs that `remove_settled` with the same parameters has left."""
-    return f"SELECT n, linked, started_at FROM fireforget_job WHERE n IN ({', '.join('?' * jobs)}) AND worker = ? AND claim = ?"
-
-
-@cache
-def linked_among(jobs: int) -> str:
-    """Return the statement for those of `jobs` jobs that others wait for, or that have waited for others."""
-    return f"SELECT n, state, linked, last_error FROM fireforget_job WHERE n IN ({', '.join('?' * jobs)}) AND linked IS NOT NULL"
 
 
 COMPLETE = f"""
@@ -483,7 +478,6 @@ SET state = CASE WHEN {_CANCELLED_MEANWHILE} THEN {CANCELLED} ELSE {PENDING} END
 {FENCE}
 """
 
-REMOVE_LINKED = f"DELETE FROM fireforget_job {FENCE}"
 # A job that no worker can read, since another program wrote text into the table itself: everybody else can, afterwards.
 MAKE_NUMBERS = """
 UPDATE fireforget_job
@@ -515,19 +509,6 @@ WHERE job = ?1
 """
 
 # --- running jobs: steps ------------------------------------------------------------------------------------------------
-# Fenced like every settling statement: a run whose job was given to another stores nothing.
-
-STORED_STEP = "SELECT result FROM fireforget_step WHERE job = ? AND name = ?"
-
-INSERT_STEP = f"""
-INSERT INTO fireforget_step (job, name, result, stored_at)
-SELECT n, ?, ?, ?
-FROM fireforget_job
-{FENCE}
-"""
-
-# Once a job: an update writes the whole row anew, and its payload may be large.
-MARK_STEPS = "UPDATE fireforget_job SET has_steps = 1 WHERE n = ? AND has_steps = 0"
 
 STEPS = """
 SELECT name, stored_at, result
@@ -564,128 +545,6 @@ INSERT INTO fireforget_job (
     nonce, type, queue, state, priority, due, payload, headers, max_retry, timeout, retention, enqueued_at
 )
 VALUES (abs(random() % 4294967296), :type, :queue, {PENDING}, {2**62}, :now, :payload, :headers, 0, :timeout, 0, :now)
-"""
-
-# --- jobs that wait for others --------------------------------------------------------------------------------------------
-# `linked` is NULL for nearly all jobs; else a set of these bits. Once set they stay, but for the last.
-
-NEEDED = 1  # others wait for it, or have
-NEEDS = 2  # it waits for others, or has
-RUNS_ANYWAY = 4  # it runs when those have ended, however they have
-FELL = 8  # it was archived or cancelled because one of those was
-
-NEED_BY_NUMBER = "SELECT n, nonce, task_id, state, linked, last_error FROM fireforget_job WHERE n = ?"
-NEED_BY_TASK_ID = "SELECT n, nonce, task_id, state, linked, last_error FROM fireforget_job WHERE task_id = ?"
-
-# A completed job that is about to expire is kept for the one that now waits for it, with its result.
-MARK_NEEDED = f"""
-UPDATE fireforget_job
-SET linked = coalesce(linked, 0) | {NEEDED}, expires_at = NULL
-WHERE n = ? AND (coalesce(linked, 0) & {NEEDED} = 0 OR expires_at IS NOT NULL)
-"""
-
-INSERT_DEPENDENCY = """
-INSERT INTO fireforget_dependency (job, need, place, id, outcome, reason)
-VALUES (?, ?, ?, ?, ?, ?)
-"""
-
-# Of a job that was enqueued after one that has failed already.
-FALL_AT_ONCE = f"UPDATE fireforget_job SET completed_at = ?, last_error = ?, unique_key = {RELEASED_KEY} WHERE n = ?"
-
-ANY_DEPENDANT = "SELECT id FROM fireforget_dependency INDEXED BY fireforget_dependants WHERE need = ? LIMIT 1"
-HOLD = "UPDATE fireforget_job SET expires_at = NULL WHERE n = ?"
-
-INSERT_NEWS = "INSERT INTO fireforget_news (job, what, reason) VALUES (?, ?, ?)"
-FIRST_NEWS = "SELECT n, job, what, reason FROM fireforget_news ORDER BY n LIMIT 1"
-DELETE_NEWS = "DELETE FROM fireforget_news WHERE n = ?"
-HAS_NEWS = "SELECT EXISTS (SELECT 1 FROM fireforget_news)"
-
-OPEN_DEPENDANTS = """
-SELECT dependency.job, coalesce(job.linked, 0)
-FROM fireforget_dependency AS dependency INDEXED BY fireforget_dependants
-LEFT JOIN fireforget_job AS job ON job.n = dependency.job
-WHERE dependency.need = ? AND dependency.outcome IS NULL
-LIMIT ?
-"""
-
-SET_OUTCOME = "UPDATE fireforget_dependency SET outcome = ?, reason = ? WHERE job = ? AND need = ?"
-
-# Due from now on, and not since it was enqueued: it could not have run before.
-UNBLOCK = f"""
-UPDATE fireforget_job
-SET state = CASE WHEN due <= :now THEN {PENDING} ELSE {SCHEDULED} END, due = max(due, :now)
-WHERE n = :n
-  AND state = {BLOCKED}
-  AND NOT EXISTS (
-    SELECT 1
-    FROM fireforget_dependency INDEXED BY fireforget_open_need
-    WHERE job = :n AND outcome IS NULL
-  )
-"""
-
-FALL = f"""
-UPDATE fireforget_job
-SET state = :state, completed_at = :now, last_error = :reason, unique_key = {RELEASED_KEY}, linked = linked | {FELL}
-WHERE n = :n AND state = {BLOCKED} AND linked & {RUNS_ANYWAY} = 0
-"""
-
-# Those that still wait, and those that ended, most of them because of it; the others have run without it, or are to.
-FAILED_DEPENDANTS = f"""
-SELECT dependency.job, job.linked
-FROM fireforget_dependency AS dependency INDEXED BY fireforget_dependants
-JOIN fireforget_job AS job ON job.n = dependency.job
-WHERE dependency.need = ? AND dependency.outcome > {COMPLETED}
-  AND job.state IN ({BLOCKED}, {ARCHIVED}, {CANCELLED})
-LIMIT ?
-"""
-
-# Its unique key is taken again if it is still free; nobody is there to be told that it is not.
-RISE = f"""
-UPDATE fireforget_job
-SET state = {BLOCKED}, completed_at = NULL, last_error = NULL, linked = linked & ~{FELL},
-    unique_key = CASE
-        WHEN unique_until > :now AND NOT EXISTS (
-            SELECT 1 FROM fireforget_job AS holder WHERE holder.unique_key = substr(fireforget_job.unique_key, :skip)
-        ) THEN substr(unique_key, :skip)
-        ELSE unique_key
-    END
-WHERE n = :n
-  AND state IN ({ARCHIVED}, {CANCELLED})
-  AND linked & {FELL}
-  AND NOT EXISTS (
-    SELECT 1
-    FROM fireforget_dependency INDEXED BY fireforget_failed_need
-    WHERE job = :n AND outcome > {COMPLETED}
-  )
-"""
-
-NEEDS_OF = "SELECT need FROM fireforget_dependency WHERE job = ? LIMIT ?"
-DELETE_DEPENDENCY = "DELETE FROM fireforget_dependency WHERE job = ? AND need = ?"
-
-_RELEASED_NEED = f"""
-WHERE n = :n
-  AND state = {COMPLETED}
-  AND expires_at IS NULL
-  AND NOT EXISTS (SELECT 1 FROM fireforget_dependency INDEXED BY fireforget_dependants WHERE need = :n)
-"""
-REMOVE_RELEASED = f"DELETE FROM fireforget_job {_RELEASED_NEED} AND completed_at + retention <= :now"
-EXPIRE_RELEASED = f"UPDATE fireforget_job SET expires_at = completed_at + retention {_RELEASED_NEED}"
-
-WAITS_FOR = """
-SELECT dependency.id, dependency.outcome, dependency.reason, job.state, job.result
-FROM fireforget_dependency AS dependency
-LEFT JOIN fireforget_job AS job ON job.n = dependency.need
-WHERE dependency.job = :n
-ORDER BY dependency.place
-"""
-
-WAITED_FOR_BY = """
-SELECT job.n, job.nonce, job.task_id, job.state
-FROM fireforget_dependency AS dependency INDEXED BY fireforget_dependants
-JOIN fireforget_job AS job ON job.n = dependency.job
-WHERE dependency.need = :n
-ORDER BY job.n
-LIMIT :most
 """
 
 # --- workers: the jobs of dead ones -------------------------------------------------------------------------------------
@@ -960,38 +819,6 @@ def still_matching(columns: str, state: int | None, filters: Iterable[str]) -> s
 
 # --- the file itself ------------------------------------------------------------------------------------------------------
 
-# A copy has no workers: what they had in their hands is put back there, as a worker that stops does it.
-PUT_ALL_BACK = PUT_BACK.replace(FENCE, f"WHERE state = {ACTIVE}")
-DELETE_WORKERS = "DELETE FROM fireforget_worker"
-NUMBER_OF_JOBS = "SELECT count(*) FROM fireforget_job"
-
-# For `doctor`: our objects, and what others have put on our tables.
-OBJECTS = """
-SELECT name, type
-FROM sqlite_master
-WHERE (name LIKE 'fireforget%' OR tbl_name LIKE 'fireforget%')
-  AND name NOT LIKE 'sqlite_%'
-"""
-
-# Lanes whose first job has been due since before `:since`, read in the claim index alone.
-WAITING_LANES = f"""
-SELECT queue, type, CAST(min(due) AS REAL), count(*)
-FROM fireforget_job INDEXED BY fireforget_claim
-WHERE state = {PENDING}
-GROUP BY queue, type
-HAVING min(due) < :since
-ORDER BY min(due)
-"""
-
-LOAD_OF_WORKERS = f"""
-SELECT worker, count(*)
-FROM fireforget_job INDEXED BY fireforget_active
-WHERE state = {ACTIVE}
-GROUP BY worker
-"""
-
-# The latest jobs are enough to see that a producer's clock is wrong.
-LATEST_ENQUEUED = "SELECT max(enqueued_at) FROM (SELECT enqueued_at FROM fireforget_job ORDER BY n DESC LIMIT 1000)"
 
 # For ids that were mistyped, or are to be completed: jobs by number, and task_ids around the place where one would stand.
 IDS_OF_NUMBERS = "SELECT n, nonce FROM fireforget_job WHERE n BETWEEN :first AND :last AND task_id IS NULL ORDER BY n LIMIT :most"

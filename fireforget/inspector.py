@@ -472,7 +472,7 @@ class Inspector:
         A job that has succeeded waits for none any more.
         """
         with self._access.reading() as connection:
-            rows = connection.execute(_sql.WAITS_FOR, {"n": self._access.find(connection, job_id)[0]}).fetchall()
+            rows = connection.execute(_dependencies.WAITS_FOR, {"n": self._access.find(connection, job_id)[0]}).fetchall()
         return [Need(need, _state_or_none(state), _state_or_none(outcome), reason) for need, outcome, reason, state, _ in rows]
 
     def dependants(self, job_id: str, limit: int = 100) -> list[Dependant]:
@@ -483,7 +483,7 @@ class Inspector:
         _check_limit(limit)
         with self._access.reading() as connection:
             found = self._access.find(connection, job_id)[0]
-            rows = connection.execute(_sql.WAITED_FOR_BY, {"n": found, "most": limit}).fetchall()
+            rows = connection.execute(_dependencies.WAITED_FOR_BY, {"n": found, "most": limit}).fetchall()
         tag = self._access.tag
         return [Dependant(own or public_id(tag, n, nonce), STATE_OF_NUMBER[state]) for n, nonce, own, state in rows]
 

@@ -29,7 +29,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from fireforget import _db, _graphs, _schedules, _sql
+from fireforget import _db, _dependencies, _graphs, _schedules, _sql
 from fireforget import payload as json_payload
 from fireforget._claimed import public_id
 from fireforget._context import with_passed_headers
@@ -225,7 +225,7 @@ class Intake:
     def _needs_of(self, n: int) -> list[tuple[str, State | None, str | None, Any]]:
         """Return (id, how it ended, why it failed, result) of the jobs that a job waits for, in the order of its `after`."""
         with self._database.use() as connection:
-            rows = connection.execute(_sql.WAITS_FOR, {"n": n}).fetchall()
+            rows = connection.execute(_dependencies.WAITS_FOR, {"n": n}).fetchall()
         return [
             (need, None if outcome is None else STATE_OF_NUMBER[outcome], reason, json_payload.decode_leniently(result))
             for need, outcome, reason, _, result in rows

@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from fireforget import Task, _keys, _limited, _limits, _sql
+from fireforget import Task, _dependencies, _graphs, _keys, _limited, _limits, _sql
 
 NUMBERS = dict.fromkeys(("now", "most", "n", "state", "nonce", "worker", "claim", "died", "most_0", "most_1", "most_2"), 1)
 NUMBERS.update(dict.fromkeys(("state", "before", "batch", "after", "latest", "newer", "reads"), 1))
@@ -43,25 +43,27 @@ HOT = {
     "ENDED_BEYOND": (_limits.ENDED_BEYOND, "fireforget_resting"),
     "CANCEL_REQUESTED": (_sql.CANCEL_REQUESTED, "fireforget_cancel"),
     "LOOK_AT_KEY": (_keys.LOOK_AT_KEY, "sqlite_autoindex_fireforget_idempotency_1"),
-    "ANY_DEPENDANT": (_sql.ANY_DEPENDANT, "fireforget_dependants"),
-    "OPEN_DEPENDANTS": (_sql.OPEN_DEPENDANTS, "fireforget_dependants"),
-    "FAILED_DEPENDANTS": (_sql.FAILED_DEPENDANTS, "fireforget_dependants"),
-    "UNBLOCK": (_sql.UNBLOCK, "fireforget_open_need"),
-    "REMOVE_RELEASED": (_sql.REMOVE_RELEASED, "fireforget_dependants"),
+    "ANY_DEPENDANT": (_dependencies.ANY_DEPENDANT, "fireforget_dependants"),
+    "OPEN_DEPENDANTS": (_dependencies.OPEN_DEPENDANTS, "fireforget_dependants"),
+    "FAILED_DEPENDANTS": (_dependencies.FAILED_DEPENDANTS, "fireforget_dependants"),
+    "UNBLOCK": (_dependencies.UNBLOCK, "fireforget_open_need"),
+    "REMOVE_RELEASED": (_dependencies.REMOVE_RELEASED, "fireforget_dependants"),
     "REMOVE_EXPIRED_KEYS": (_keys.REMOVE_EXPIRED_KEYS, "fireforget_idempotency_expiry"),
 }
 BY_ROW_NUMBER = {
-    name: getattr(_sql, name)
-    for name in (
-        "COMPLETE", "RETRY_LATER", "ARCHIVE", "CANCEL_ACTIVE", "PUT_BACK", "WRITE_RESULT", "WRITE_PROGRESS",
-        "JOB_BY_NUMBER", "RETURN_JOB", "ARCHIVE_AFTER_DEATHS", "DELETE_JOB",
-        "MARK_NEEDED", "UNBLOCK", "FALL", "REMOVE_LINKED", "NEED_BY_NUMBER", "SUBJECT_OF_HOOK",
+    name: getattr(module, name)
+    for module, names in (
+        (_sql, "COMPLETE RETRY_LATER ARCHIVE CANCEL_ACTIVE PUT_BACK WRITE_RESULT WRITE_PROGRESS JOB_BY_NUMBER DELETE_JOB"),
+        (_sql, "RETURN_JOB ARCHIVE_AFTER_DEATHS SUBJECT_OF_HOOK"),
+        (_dependencies, "UNBLOCK FALL REMOVE_LINKED"),
+        (_graphs, "MARK_NEEDED NEED_BY_NUMBER"),
     )
+    for name in names.split()
 }  # fmt: skip
 BY_ROW_NUMBER["read 64 jobs by number"] = _sql.jobs_by_number(64)
 BY_ROW_NUMBER["claim 64 jobs by number"] = _sql.mark_claimed(64)
 BY_ROW_NUMBER["remove 64 settled jobs"] = _sql.remove_settled(64)
-BY_ROW_NUMBER["look at 64 linked jobs"] = _sql.linked_among(64)
+BY_ROW_NUMBER["look at 64 linked jobs"] = _dependencies.linked_among(64)
 
 
 @pytest.fixture(params=["empty", "analyzed"])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from fireforget import _db, _dependencies, _schema, _sql
+from fireforget import _db, _dependencies, _schema, _sql, _sql_queues
 from fireforget._claimed import (
     DEADLINE,
     DUE,
@@ -424,7 +424,7 @@ class Claims:
         A type whose jobs all wait for their limits is left out.
         """
         with self._lenient(_db.decode_exactly):
-            paused = {name for (name,) in self.connection.execute(_sql.PAUSED_QUEUES)}
+            paused = {name for (name,) in self.connection.execute(_sql_queues.PAUSED_QUEUES)}
             pending = self.connection.execute(_sql.PENDING_LANES).fetchall()
         found: dict[str, list[str]] = {}
         self.unhandled = []

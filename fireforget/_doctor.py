@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from fireforget import _db, _schema, _sql
+from fireforget import _db, _schema, _sql, _sql_queues
 from fireforget._claims import WorkerRow, boot_id, has_process
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import Clock
@@ -360,7 +360,7 @@ def _queues(patient: _Patient) -> _Found:
     lanes: dict[str, list[_Lane]] = {}
     for row in patient.connection.execute(WAITING_LANES, {"since": patient.now - STALLED_SECONDS}):
         lanes.setdefault(row[0], []).append(_Lane._make(row))
-    paused = {name for (name,) in patient.connection.execute(_sql.PAUSED_QUEUES)}
+    paused = {name for (name,) in patient.connection.execute(_sql_queues.PAUSED_QUEUES)}
     running = set(patient.connection.execute(_sql.ACTIVE_LANES).fetchall())
     load = dict(patient.connection.execute(LOAD_OF_WORKERS).fetchall())
     living = [row for row in patient.workers if row.n in patient.living]
@@ -420,7 +420,7 @@ def _are_busy(workers: Sequence[WorkerRow], load: dict[int, int]) -> bool:
 
 
 def _archived(patient: _Patient) -> _Found:
-    counted = patient.connection.execute(_sql.COUNT_JOBS).fetchall()
+    counted = patient.connection.execute(_sql_queues.COUNT_JOBS).fetchall()
     piles = {queue: jobs for queue, number, jobs, _ in counted if STATE_OF_NUMBER[number] is State.ARCHIVED}
     for queue, jobs in piles.items():
         if jobs > MANY_ARCHIVED:

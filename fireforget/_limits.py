@@ -8,7 +8,7 @@ consistent view, so they pick the same jobs, and never more than are too many.
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fireforget import _db, _dependencies, _sql
+from fireforget import _db, _dependencies, _sql, _sql_change
 from fireforget._schema import STATE_NUMBER, STATE_OF_NUMBER
 from fireforget.clock import Clock, to_seconds
 from fireforget.errors import InvalidOption
@@ -161,7 +161,7 @@ class Trimming:
         with _db.translated(self._own.path), _db.begun(self._own, _db.DEFAULT_PATIENCE) as connection:
             try:
                 with _dependencies.noticing(connection, numbers):
-                    deleted: int = connection.executemany(_sql.remove(state), [{"n": n} for n in numbers]).rowcount
+                    deleted: int = connection.executemany(_sql_change.remove(state), [{"n": n} for n in numbers]).rowcount
                 connection.executemany(_sql.DELETE_ATTEMPTS_OF_GONE, [(n,) for n in numbers])
                 connection.executemany(_sql.DELETE_STEPS_OF_GONE, [(n,) for n in numbers])
                 _dependencies.spread(connection, self._clock())

@@ -1,14 +1,19 @@
-"""Every statement that the store runs, with the reason for its shape above it.
+"""The words of the tables, and the life of a job in statements: stored, read, claimed, settled, taken over, expired.
 
-Named parameters, except in the statements that run once a job in a worker's batch: SQLite's binding looks each name up.
+Each statement has the reason for its shape above it. Those of one feature stand beside the functions that run them (`_schedules`,
+`_history`, `_keys`, `_limits`, `_limited`, `_graphs`, `_dependencies`, `_effects`, `_backup`, `_doctor`); what
+inspectors read and change by hand is in `_sql_find`, `_sql_change`, `_sql_queues` and `_sql_inspect`.
+
+Named parameters, except in the statements that run once a job in a worker's batch: SQLite's binding looks each name up. Where
+there is a CAST, a foreign program may have written into the table itself what is no number.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TypeVar
 
 from fireforget._schema import STATE_NUMBER
-from fireforget.task import DEFAULT_TIMEOUT, State
+from fireforget.task import State
 
 T = TypeVar("T")
 
@@ -21,7 +26,6 @@ COMPLETED = STATE_NUMBER[State.COMPLETED]
 ARCHIVED = STATE_NUMBER[State.ARCHIVED]
 CANCELLED = STATE_NUMBER[State.CANCELLED]
 BLOCKED = STATE_NUMBER[State.BLOCKED]
-
 
 # `linked` is NULL for nearly all jobs; else a set of these bits. Once set they stay, but for the last.
 NEEDED = 1  # others wait for it, or have
@@ -103,7 +107,6 @@ WHERE unique_key = :unique_key
 HOLDER_OF_KEY = "SELECT n, nonce, task_id FROM fireforget_job WHERE unique_key = :unique_key"
 
 # --- readers ----------------------------------------------------------------------------------------------------------
-# CAST: a foreign program may have written into the table itself what is no number.
 
 JOB_COLUMNS = (
     "n, nonce, task_id, type, queue, state, payload, headers, priority, retry_count, max_retry, timeout, deadline, last_error, "
@@ -114,87 +117,14 @@ JOB_COLUMNS = (
 JOB_BY_NUMBER = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE n = :n AND nonce = :nonce AND task_id IS NULL"
 JOB_BY_TASK_ID = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE task_id = :task_id"
 
+LAST_NUMBER = "SELECT max(n) FROM fireforget_job"
+
 TAG = "SELECT value FROM fireforget_meta WHERE key = 'tag'"
 META = "SELECT key, value FROM fireforget_meta"  # these two are all there is
 
-# Each branch counts within the index of its own states, so that the table itself is never read. The oldest due time of the
-# pending ones comes with it: a million of them are walked through once.
-COUNT_JOBS = f"""
-SELECT queue, {PENDING} AS state, count(*) AS jobs, CAST(min(due) AS REAL) AS oldest
-FROM fireforget_job INDEXED BY fireforget_claim
-WHERE state = {PENDING}
-GROUP BY queue
-UNION ALL
-SELECT queue, state, count(*), NULL
-FROM fireforget_job INDEXED BY fireforget_due
-WHERE state IN ({SCHEDULED}, {RETRY})
-GROUP BY queue, state
-UNION ALL
-SELECT queue, {ACTIVE}, count(*), NULL
-FROM fireforget_job INDEXED BY fireforget_active
-WHERE state = {ACTIVE}
-GROUP BY queue
-UNION ALL
-SELECT queue, state, count(*), NULL
-FROM fireforget_job INDEXED BY fireforget_listed
-WHERE state > 4
-GROUP BY state, queue
-"""
-
-QUEUES = "SELECT name, paused_at FROM fireforget_queue"
-PAUSED_QUEUES = "SELECT name FROM fireforget_queue WHERE paused_at IS NOT NULL"
-
-ATTEMPTS = """
-SELECT attempt, started_at, duration, worker, error, traceback
-FROM fireforget_attempt
-WHERE job = :n
-ORDER BY attempt
-"""
+# --- workers: their own row ---------------------------------------------------------------------------------------------
 
 WORKERS = "SELECT n, name, host, pid, boot_id, lock_file, queues, concurrency, threads, started_at FROM fireforget_worker"
-
-WORKERS_AND_LOAD = f"""
-SELECT name, host, pid, queues, concurrency, threads, started_at, (
-    SELECT count(*)
-    FROM fireforget_job INDEXED BY fireforget_active
-    WHERE state = {ACTIVE} AND worker = fireforget_worker.n
-), lock_file, boot_id
-FROM fireforget_worker
-ORDER BY n
-"""
-
-JOBS_IN_HANDS = f"""
-SELECT {JOB_COLUMNS}
-FROM fireforget_job INDEXED BY fireforget_active
-WHERE state = {ACTIVE} AND worker = (SELECT n FROM fireforget_worker WHERE name = :name)
-ORDER BY n
-LIMIT :most
-"""
-
-
-@cache
-def running_jobs(jobs: int) -> str:
-    """Return the statement that reads `jobs` active jobs by the numbers that boards name; `+` keeps it to the rows' numbers."""
-    return f"""
-SELECT n, nonce, task_id, type, queue
-FROM fireforget_job
-WHERE n IN ({", ".join("?" * jobs)}) AND +state = {ACTIVE}
-"""
-
-
-# One job of a sample. What a row takes beside its texts, and in the indexes, is `_inspect_facts.ROW_BYTES`.
-SIZE_OF_JOB = """
-SELECT
-    queue,
-    length(type) + length(queue) + coalesce(length(payload), 0) + coalesce(length(headers), 0) + coalesce(length(result), 0)
-        + coalesce(length(last_error), 0)
-FROM fireforget_job
-WHERE n >= :n
-ORDER BY n
-LIMIT 1
-"""
-
-# --- workers: their own row ---------------------------------------------------------------------------------------------
 
 INSERT_WORKER = """
 INSERT INTO fireforget_worker (name, host, pid, boot_id, lock_file, queues, concurrency, threads, started_at, schedules, limits)
@@ -490,6 +420,11 @@ WHERE n = :n
 WRITE_RESULT = f"UPDATE fireforget_job SET result = ? {FENCE}"
 WRITE_PROGRESS = f"UPDATE fireforget_job SET progress = ?, progress_note = ? {FENCE}"
 
+# Whether a job is still in a worker's hands: its process may have settled it and died before it could say so.
+IS_OURS = f"SELECT 1 FROM fireforget_job {FENCE}"
+
+# --- workers: what goes with a job: its attempts, its steps -----------------------------------------------------------
+
 # The number after the highest one so far: a job that a person runs again keeps its history.
 INSERT_ATTEMPT = """
 INSERT INTO fireforget_attempt (job, attempt, started_at, duration, worker, error, traceback)
@@ -500,6 +435,7 @@ WHERE job.n = ? AND job.worker = ? AND job.claim = ?
 """
 
 DELETE_ATTEMPTS = "DELETE FROM fireforget_attempt WHERE job = ?"
+DELETE_STEPS = "DELETE FROM fireforget_step WHERE job = ?"
 
 # Only where the removal before it found the job: a late result must not take the history of a job that still is.
 DELETE_ATTEMPTS_OF_GONE = """
@@ -507,33 +443,13 @@ DELETE FROM fireforget_attempt
 WHERE job = ?1
   AND NOT EXISTS (SELECT 1 FROM fireforget_job WHERE n = ?1)
 """
-
-# --- running jobs: steps ------------------------------------------------------------------------------------------------
-
-STEPS = """
-SELECT name, stored_at, result
-FROM fireforget_step
-WHERE job = :n
-ORDER BY n
-"""
-
-DELETE_STEPS = "DELETE FROM fireforget_step WHERE job = ?"
-
 DELETE_STEPS_OF_GONE = """
 DELETE FROM fireforget_step
 WHERE job = ?1
   AND NOT EXISTS (SELECT 1 FROM fireforget_job WHERE n = ?1)
 """
 
-# Of completed jobs that begin anew.
-DELETE_STEPS_OF_PENDING = f"""
-DELETE FROM fireforget_step
-WHERE job = ?1
-  AND EXISTS (SELECT 1 FROM fireforget_job WHERE n = ?1 AND state = {PENDING})
-"""
-
-# Whether a job is still in a worker's hands: its process may have settled it and died before it could say so.
-IS_OURS = f"SELECT 1 FROM fireforget_job {FENCE}"
+# --- workers: hooks ---------------------------------------------------------------------------------------------------
 
 # A job as a hook is to see it, when the verdict stands: no row, and the verdict came too late. Its claim tells that.
 SUBJECT_OF_HOOK = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE n = ? AND claim = ? AND worker IS NULL"
@@ -598,237 +514,3 @@ LIMIT :most
 """
 
 DELETE_JOB = "DELETE FROM fireforget_job WHERE n = ?"
-
-# --- inspection and administration ----------------------------------------------------------------------------------------
-# Jobs are listed by row number. Of those that rest, the index has each queue's in this order. For the others there are two ways:
-# by the index of the state, sorting its numbers, which costs what the jobs in the state cost; or through the table, a window of
-# row numbers at a time, which is cheap where the state is common. `_inspect_find` takes the first where few are in the state.
-
-_DUE_TERM = f"state IN ({SCHEDULED}, {RETRY})"
-_ENDED_TERM = f"state IN ({COMPLETED}, {ARCHIVED}, {CANCELLED})"
-FIRST_RESTING = 5
-
-# The term repeats the index's own WHERE, word for word: SQLite uses a partial index only where the query implies it.
-_INDEX_OF_STATE = {
-    PENDING: ("fireforget_claim", f"state = {PENDING}"),
-    ACTIVE: ("fireforget_active", f"state = {ACTIVE}"),
-    **dict.fromkeys((SCHEDULED, RETRY), ("fireforget_due", _DUE_TERM)),
-    **{number: ("fireforget_listed", "state > 4") for number in STATE_NUMBER.values() if number >= FIRST_RESTING},
-}
-
-_AGE = f"CASE WHEN {_ENDED_TERM} THEN coalesce(completed_at, enqueued_at) ELSE enqueued_at END"
-
-_FILTERS = {
-    "queue": "queue = :queue",
-    "type": "type = :type",
-    "type_prefix": "substr(type, 1, length(:type_prefix)) = :type_prefix",
-    "before": f"{_AGE} <= :before",
-    "since": f"{_AGE} > :since",
-    "error": "instr(last_error, :error) > 0",
-    "as_read": "payload IS :as_read",
-    "group": "group_name = :group",
-}
-"""What jobs can be narrowed by: the name of the parameter, and its condition."""
-
-
-# Text that a payload must have to match, so that most are passed over without decoding them. It may be written otherwise with a
-# backslash, and a number with an exponent: whoever reads the payload decides.
-def _hint(name: str) -> str:
-    exponent = " OR payload GLOB '*[0-9][eE]*'" if name.startswith("number_") else ""
-    return f"(instr(payload, :{name}) > 0 OR instr(payload, '\\') > 0{exponent})"
-
-
-def _where(state: int | None, filters: Iterable[str]) -> str:
-    terms = [f"state = {state}"] * (state is not None) + [_FILTERS.get(name) or _hint(name) for name in filters]
-    return "".join(f"\n  AND {term}" for term in terms)
-
-
-def matching(state: int | None, filters: Iterable[str], *, by_index: bool) -> str:
-    """Return the statement for the numbers of up to `:most` jobs, above `:after` and up to `:last`, in order."""
-    index, term = _INDEX_OF_STATE[state] if by_index and state is not None else ("", "")
-    return f"""
-SELECT n
-FROM fireforget_job {f"INDEXED BY {index}" if index else "NOT INDEXED"}
-WHERE n > :after
-  AND n <= :last{term and f" AND {term}"}{_where(state, filters)}
-ORDER BY n
-LIMIT :most
-"""
-
-
-@cache
-def queues_in(state: int) -> str:
-    """Return the statement for the first `:most` queues with jobs in a pending or resting state, skipping from one to another."""
-    index, term = _INDEX_OF_STATE[state]
-    first = f"SELECT queue FROM fireforget_job INDEXED BY {index} WHERE {term} AND state = {state}"
-    return f"""
-WITH RECURSIVE found(queue) AS (
-    SELECT ({first} ORDER BY queue LIMIT 1)
-    UNION ALL
-    SELECT ({first} AND queue > found.queue ORDER BY queue LIMIT 1) FROM found WHERE found.queue IS NOT NULL
-)
-SELECT queue FROM found WHERE queue IS NOT NULL LIMIT :most
-"""
-
-
-QUEUES_OF_OTHERS = f"""
-SELECT queue FROM fireforget_job INDEXED BY fireforget_due WHERE {_DUE_TERM}
-UNION
-SELECT queue FROM fireforget_job INDEXED BY fireforget_active WHERE state = {ACTIVE}
-UNION
-SELECT name FROM fireforget_queue
-UNION
-SELECT queue FROM fireforget_history WHERE span = 86400 AND type = ''
-"""
-
-
-def count_up_to(state: int, filters: Iterable[str]) -> str:
-    """Return the statement that counts the jobs of a state, no further than to `:most`, in the index of the state."""
-    index, term = _INDEX_OF_STATE[state]
-    return f"""
-SELECT count(*)
-FROM (
-    SELECT 1
-    FROM fireforget_job INDEXED BY {index}
-    WHERE {term}{_where(state, filters)}
-    LIMIT :most
-)
-"""
-
-
-@cache
-def next_resting(state: int) -> str:
-    """Return the statement for the number of the next job of a resting state and a queue above `:after`."""
-    index, term = _INDEX_OF_STATE[state]
-    return (
-        f"SELECT min(n) FROM fireforget_job INDEXED BY {index} WHERE {term} AND state = {state} AND queue = :queue AND n > :after"
-    )
-
-
-# Where the next window begins: numbers of jobs that are gone are not walked through one window after another.
-NEXT_NUMBER = "SELECT min(n) FROM fireforget_job WHERE n > :after"
-LAST_NUMBER = "SELECT max(n) FROM fireforget_job"
-
-COUNT_JOBS_OF_QUEUE = "\nUNION ALL\n".join(
-    f"SELECT state, count(*), {'CAST(min(due) AS REAL)' if index == 'fireforget_claim' else 'NULL'} "
-    f"FROM fireforget_job INDEXED BY {index} WHERE {term} AND queue = :queue GROUP BY state"
-    for index, term in dict.fromkeys(_INDEX_OF_STATE.values())
-)
-
-# A queue is known when it has or had jobs, was paused once, or is served by a worker.
-KNOWS_QUEUE = "SELECT " + "\n    OR ".join(
-    [
-        "EXISTS (SELECT 1 FROM fireforget_queue WHERE name = :queue)",
-        "EXISTS (SELECT 1 FROM fireforget_history WHERE span = 86400 AND type = '' AND queue = :queue)",
-        *(
-            f"EXISTS (SELECT 1 FROM fireforget_job INDEXED BY {index} WHERE {term} AND queue = :queue)"
-            for index, term in dict.fromkeys(_INDEX_OF_STATE.values())
-        ),
-    ]
-)
-
-PAUSE_QUEUE = """
-INSERT INTO fireforget_queue (name, paused_at)
-VALUES (:queue, :now)
-ON CONFLICT (name) DO UPDATE SET paused_at = :now WHERE paused_at IS NULL
-"""
-
-RESUME_QUEUE = "UPDATE fireforget_queue SET paused_at = NULL WHERE name = :queue AND paused_at IS NOT NULL"
-DELETE_QUEUE = "DELETE FROM fireforget_queue WHERE name = :queue"
-
-# What one needs to decide about a job beyond `JOB_COLUMNS`.
-LOCK_OF_JOB = "SELECT unique_key, unique_until, payload, deadline, queue, type FROM fireforget_job WHERE n = :n"
-
-_ARCHIVED_BY_HAND = "archived by hand"
-_CANCELLED_BY_HAND = "cancelled before it ran"
-
-# An ended job begins anew: all its retries, no result of the run before. The attempts stay, and later ones are numbered on. One
-# that ended with its group goes back into it; one that still waits there is run by itself.
-_ENDED_WITH_ITS_GROUP = f"batch IS NOT NULL AND {_ENDED_TERM}"
-RUN_JOB = f"""
-UPDATE fireforget_job
-SET state = CASE WHEN {_ENDED_WITH_ITS_GROUP} THEN {AGGREGATING} ELSE {PENDING} END,
-    due = :now,
-    retry_count = CASE WHEN {_ENDED_TERM} THEN 0 ELSE retry_count END,
-    worker_deaths = CASE WHEN {_ENDED_TERM} THEN 0 ELSE worker_deaths END,
-    last_error = CASE WHEN last_error NOT IN ('{_ARCHIVED_BY_HAND}', '{_CANCELLED_BY_HAND}') THEN last_error END,
-    result = CASE WHEN {_ENDED_TERM} THEN NULL ELSE result END,
-    progress = CASE WHEN {_ENDED_TERM} THEN NULL ELSE progress END,
-    progress_note = CASE WHEN {_ENDED_TERM} THEN NULL ELSE progress_note END,
-    started_at = CASE WHEN {_ENDED_TERM} THEN NULL ELSE started_at END,
-    completed_at = NULL,
-    expires_at = NULL,
-    cancel_requested_at = NULL,
-    group_name = CASE WHEN {_ENDED_WITH_ITS_GROUP} THEN group_name END,
-    batch = NULL,
-    linked = linked & ~{FELL},
-    unique_key = :unique_key,
-    unique_until = :unique_until
-WHERE n = :n
-"""
-
-
-def run_plain(state: int, filters: Iterable[str]) -> str:
-    """Return the statement that runs job `:n` if it still matches, and has neither a unique key nor a deadline to look at."""
-    plain = RUN_JOB.replace(":unique_key", "NULL").replace(":unique_until", "NULL").rstrip()
-    return f"{plain} AND unique_key IS NULL AND deadline IS NULL{_where(state, filters)}"
-
-
-# A job without a deadline has a timeout, as where it is enqueued.
-UPDATE_JOB = f"""
-UPDATE fireforget_job
-SET payload = CASE WHEN :new_payload THEN :payload ELSE payload END,
-    limit_key = CASE WHEN NOT :new_payload THEN limit_key END,
-    queue = :queue, priority = :priority, due = :due, state = :state, unique_key = :unique_key,
-    deadline = :deadline, timeout = coalesce(timeout, CASE WHEN :deadline IS NULL THEN {DEFAULT_TIMEOUT} END)
-WHERE n = :n
-"""
-
-_END_JOB = f"""
-UPDATE fireforget_job
-SET state = {{state}}, completed_at = :now, expires_at = NULL, last_error = coalesce(last_error, '{{why}}'),
-    cancel_requested_at = NULL, batch = NULL, unique_key = {RELEASED_KEY}
-WHERE n = :n
-"""
-_SHELVE_JOB = _END_JOB.format(state=ARCHIVED, why=_ARCHIVED_BY_HAND)
-_CALL_OFF_JOB = _END_JOB.format(state=CANCELLED, why=_CANCELLED_BY_HAND)
-
-# The worker that runs it sees this in the commit's notice; the first request counts.
-_REQUEST_CANCEL = "UPDATE fireforget_job SET cancel_requested_at = coalesce(cancel_requested_at, :now) WHERE n = :n"
-
-
-def shelve(state: int, filters: Iterable[str] = ()) -> str:
-    """Return the statement that archives job `:n` if it still is in the state, and still matches."""
-    return _SHELVE_JOB.rstrip() + _where(state, filters)
-
-
-def call_off(state: int, filters: Iterable[str] = ()) -> str:
-    """Return the statement that cancels job `:n` if it still is in the state: at once, or by asking the worker that runs it."""
-    return (_REQUEST_CANCEL if state == ACTIVE else _CALL_OFF_JOB.rstrip()) + _where(state, filters)
-
-
-def remove(state: int, filters: Iterable[str] = ()) -> str:
-    """Return the statement that deletes job `:n` if it still is in the state, and still matches."""
-    return "DELETE FROM fireforget_job WHERE n = :n" + _where(state, filters)
-
-
-def still_matching(columns: str, state: int | None, filters: Iterable[str]) -> str:
-    """Return the statement for columns of job `:n` if it still is in the state, and still matches."""
-    return f"SELECT {columns} FROM fireforget_job WHERE n = :n" + _where(state, filters)
-
-
-# --- the file itself ------------------------------------------------------------------------------------------------------
-
-
-# For ids that were mistyped, or are to be completed: jobs by number, and task_ids around the place where one would stand.
-IDS_OF_NUMBERS = "SELECT n, nonce FROM fireforget_job WHERE n BETWEEN :first AND :last AND task_id IS NULL ORDER BY n LIMIT :most"
-HAS_TASK_ID = "SELECT EXISTS (SELECT 1 FROM fireforget_job WHERE task_id = :task_id)"
-TASK_IDS_FROM = """
-SELECT task_id
-FROM fireforget_job INDEXED BY fireforget_task_id
-WHERE task_id IS NOT NULL AND task_id >= :task_id
-ORDER BY task_id
-LIMIT :most
-"""
-TASK_IDS_BEFORE = TASK_IDS_FROM.replace(">=", "<").replace("ORDER BY task_id", "ORDER BY task_id DESC")
-LAST_IDS = "SELECT n, nonce, task_id FROM fireforget_job ORDER BY n DESC LIMIT :most"

@@ -1,7 +1,7 @@
 """The durable queue: an SQLite file that takes tasks and keeps jobs.
 
 What lives here is the producer's side (`enqueue` and its kin), reading one job, and waiting for one. What a worker does with the
-file (claiming, settling, recovery) is in `_claims`, every statement in `_sql`, the tables in `_schema`, connections in `_db`.
+file (claiming, settling, recovery) is in `_claims`, the statements in `_sql`, the tables in `_schema`, connections in `_db`.
 
 How a task becomes durable::
 

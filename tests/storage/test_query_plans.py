@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from fireforget import Task, _dependencies, _graphs, _keys, _limited, _limits, _sql
+from fireforget import Task, _dependencies, _graphs, _keys, _limited, _limits, _sql, _sql_queues
 
 NUMBERS = dict.fromkeys(("now", "most", "n", "state", "nonce", "worker", "claim", "died", "most_0", "most_1", "most_2"), 1)
 NUMBERS.update(dict.fromkeys(("state", "before", "batch", "after", "latest", "newer", "reads"), 1))
@@ -108,7 +108,12 @@ def test_a_settling_statement_finds_its_row_by_number(plan_of, name):
 
 def test_counting_walks_indexes(plan_of):
     """Each state's own: neither the table nor the jobs of other states are walked for a number."""
-    for statement in (_sql.COUNT_JOBS, _sql.COUNT_JOBS_OF_QUEUE, _sql.QUEUES_OF_OTHERS, _sql.queues_in(_sql.PENDING)):
+    for statement in (
+        _sql_queues.COUNT_JOBS,
+        _sql_queues.COUNT_JOBS_OF_QUEUE,
+        _sql_queues.QUEUES_OF_OTHERS,
+        _sql_queues.queues_in(_sql.PENDING),
+    ):
         plan = plan_of(statement)
         assert all("INDEX fireforget_" in line for line in reads_of_jobs(plan)), plan
 

@@ -1,7 +1,7 @@
 """The words of the tables, and the life of a job in statements: stored, read, claimed, settled, taken over, expired.
 
 Each statement has the reason for its shape above it. Those of one feature stand beside the functions that run them (`_schedules`,
-`_history`, `_keys`, `_limits`, `_limited`, `_graphs`, `_dependencies`, `_effects`, `_backup`, `_doctor`); what
+`_history`, `_keys`, `_limits`, `_limited`, `_groups`, `_graphs`, `_dependencies`, `_effects`, `_backup`, `_doctor`); what
 inspectors read and change by hand is in `_sql_find`, `_sql_change`, `_sql_queues` and `_sql_inspect`.
 
 Named parameters, except in the statements that run once a job in a worker's batch: SQLite's binding looks each name up. Where
@@ -265,69 +265,6 @@ WHERE n IN ({", ".join("?" * jobs)})
 """
 
 
-# --- workers: groups ------------------------------------------------------------------------------------------------------
-# Members wait in state aggregating. When a group is complete they get the number of the job that aggregates them as their batch;
-# later arrivals begin the group anew. That job replaces them by one task in a transaction of its own. Until then they share its
-# fate: while it is archived or cancelled so are they, and once it is gone they have no batch any more.
-
-OPEN_GROUPS = f"""
-SELECT queue, group_name, count(*), CAST(min(enqueued_at) AS REAL), CAST(max(enqueued_at) AS REAL)
-FROM fireforget_job INDEXED BY fireforget_group
-WHERE state = {AGGREGATING} AND batch IS NULL
-GROUP BY queue, group_name
-"""
-
-CLOSE_BATCH = f"""
-UPDATE fireforget_job
-SET batch = :batch, enqueued_at = CAST(enqueued_at AS REAL)
-WHERE n IN (
-    SELECT n
-    FROM fireforget_job INDEXED BY fireforget_group
-    WHERE state = {AGGREGATING} AND batch IS NULL AND queue = :queue AND group_name = :group
-    ORDER BY enqueued_at, n
-    LIMIT :most
-)
-"""
-
-# A member that somebody runs, archives or cancels by hand has no batch any more.
-MEMBERS = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE batch = :batch ORDER BY n"
-DELETE_MEMBERS = "DELETE FROM fireforget_job WHERE batch = :batch"
-
-# The batches whose members are not as the job is that aggregates them; with that job's state (NULL when it is gone), end and
-# error. One member speaks for all, since they change together. From one batch to the next by a seek, so that the cost is that of
-# the batches, however many members each has; most often there are none.
-STRAY_BATCHES = f"""
-WITH RECURSIVE closed(batch) AS (
-    SELECT min(batch) FROM fireforget_job INDEXED BY fireforget_batch WHERE batch IS NOT NULL
-    UNION ALL
-    SELECT (SELECT min(batch) FROM fireforget_job INDEXED BY fireforget_batch WHERE batch > closed.batch)
-    FROM closed
-    WHERE closed.batch IS NOT NULL
-)
-SELECT closed.batch, job.state, job.completed_at, job.last_error
-FROM closed
-LEFT JOIN fireforget_job AS job ON job.n = closed.batch
-WHERE closed.batch IS NOT NULL
-  AND (
-      job.n IS NULL
-      OR (SELECT state FROM fireforget_job INDEXED BY fireforget_batch WHERE batch = closed.batch LIMIT 1)
-          <> CASE WHEN job.state IN ({ARCHIVED}, {CANCELLED}) THEN job.state ELSE {AGGREGATING} END
-  )
-"""
-
-# Open groups in the index that is made for them, closed ones by their batch: neither reads other jobs.
-GROUPS = f"""
-SELECT queue, group_name, 0 AS closed, count(*), CAST(min(enqueued_at) AS REAL), CAST(max(enqueued_at) AS REAL)
-FROM fireforget_job INDEXED BY fireforget_group
-WHERE state = {AGGREGATING} AND batch IS NULL AND (:queue IS NULL OR queue = :queue)
-GROUP BY queue, group_name
-UNION ALL
-SELECT queue, group_name, 1, count(*), CAST(min(enqueued_at) AS REAL), CAST(max(enqueued_at) AS REAL)
-FROM fireforget_job INDEXED BY fireforget_batch
-WHERE batch IS NOT NULL AND state = {AGGREGATING} AND (:queue IS NULL OR queue = :queue)
-GROUP BY batch, queue, group_name
-"""
-
 # --- workers: settling, one row each, fenced by owner and claim -----------------------------------------------------------
 # No row means that the job is no longer ours: the result comes too late and is discarded.
 
@@ -339,13 +276,6 @@ RELEASED_KEY = (
     f"ELSE '{RELEASED}' || n || ':' || unique_key END"
 )
 
-# Members of a group follow the job that aggregates them (`STRAY_BATCHES`); without `:batch_kept` they are an open group again.
-FOLLOW_AGGREGATE = f"""
-UPDATE fireforget_job
-SET state = :state, batch = :batch_kept, completed_at = :completed_at, last_error = :why,
-    unique_key = CASE WHEN :state = {AGGREGATING} THEN unique_key ELSE {RELEASED_KEY} END
-WHERE batch = :batch
-"""
 
 FENCE = "WHERE n = ? AND worker = ? AND claim = ?"
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from fireforget import (
     _dependencies,
+    _groups,
     _history,
     _inspect_history,
     _limited,
@@ -300,7 +301,7 @@ class Inspector:
         When a group completes is the aggregators' rule, so it takes the application's `registry` to know; None leaves it open.
         """
         with self._access.reading() as connection:
-            rows = connection.execute(_sql.GROUPS, {"queue": queue}).fetchall()
+            rows = connection.execute(_groups.GROUPS, {"queue": queue}).fetchall()
         found = []
         for its_queue, name, closed, size, oldest, newest in sorted(rows):
             known = None if registry is None or closed else registry.aggregator_of(name)

@@ -33,6 +33,7 @@ from fireforget import _db, _dependencies, _graphs, _schedules, _sql
 from fireforget import payload as json_payload
 from fireforget._claimed import public_id
 from fireforget._context import with_passed_headers
+from fireforget._groups import DELETE_MEMBERS, MEMBERS
 from fireforget._schema import STATE_OF_NUMBER, migrate
 from fireforget._shield import shield
 from fireforget.clock import Clock, Seconds, to_datetime, to_seconds
@@ -236,7 +237,7 @@ class Intake:
     def _members(self, job_id: str) -> list[TaskInfo]:
         """Return the members of the group that a job aggregates, in the order in which they were enqueued."""
         with self._database.use() as connection:
-            rows = connection.execute(_sql.MEMBERS, {"batch": self._batch_of(job_id)}).fetchall()
+            rows = connection.execute(MEMBERS, {"batch": self._batch_of(job_id)}).fetchall()
         return [info_of(row, self._tag) for row in rows]
 
     def _batch_of(self, job_id: str) -> int | None:
@@ -252,7 +253,7 @@ class Intake:
         row = self._row(task, overriding, self._clock())
         with _db.translated(self._database.path), _db.begun(self._database, DEFAULT_WAIT) as connection:
             try:
-                if connection.execute(_sql.DELETE_MEMBERS, {"batch": self._batch_of(job_id)}).rowcount != size:
+                if connection.execute(DELETE_MEMBERS, {"batch": self._batch_of(job_id)}).rowcount != size:
                     _db.rollback(connection)
                     return None
                 n = insert_one(connection, row)

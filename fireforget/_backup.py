@@ -177,6 +177,14 @@ def _rename_to_new(partial: str, target: str) -> None:
 # --- the copy ---------------------------------------------------------------------------------------------------------
 
 
+SCHEMA_VERSION = "SELECT value FROM fireforget_meta WHERE key = 'schema_version'"
+
+# A copy has no workers: what they had in their hands is put back there, as a worker that stops does it.
+PUT_ALL_BACK = _sql.PUT_BACK.replace(_sql.FENCE, f"WHERE state = {_sql.ACTIVE}")
+DELETE_WORKERS = "DELETE FROM fireforget_worker"
+NUMBER_OF_JOBS = "SELECT count(*) FROM fireforget_job"
+
+
 def _make(database: _db.Database, partial: str) -> tuple[int, int]:
     """Write the copy; return how many jobs are in it, and how many of them were put back."""
     database.check_identity()
@@ -187,15 +195,15 @@ def _make(database: _db.Database, partial: str) -> tuple[int, int]:
         with closing(_db.connect(database.path, synchronous=1)) as reader, _db.checkpoint_lock(database.path):
             _check_room(reader, partial)
             reader.execute("BEGIN")
-            reader.execute(_sql.SCHEMA_VERSION).fetchone()  # the snapshot is taken by the first read
+            reader.execute(SCHEMA_VERSION).fetchone()  # the snapshot is taken by the first read
             reader.backup(copy, pages=PAGES_A_STEP, progress=_let_others)
             reader.execute("ROLLBACK")
         copy.execute("BEGIN IMMEDIATE")
-        returned = copy.execute(_sql.PUT_ALL_BACK).rowcount
-        copy.execute(_sql.DELETE_WORKERS)
+        returned = copy.execute(PUT_ALL_BACK).rowcount
+        copy.execute(DELETE_WORKERS)
         copy.execute("COMMIT")
         copy.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        (jobs,) = copy.execute(_sql.NUMBER_OF_JOBS).fetchone()
+        (jobs,) = copy.execute(NUMBER_OF_JOBS).fetchone()
         found = [str(row[0]) for row in copy.execute("PRAGMA integrity_check(3)")]
     if found != ["ok"]:
         raise StoreCorrupt(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from fireforget import _db, _dependencies, _schema, _sql
+from fireforget import _db, _dependencies, _groups, _schema, _sql, _sql_queues
 from fireforget._claimed import (
     DEADLINE,
     DUE,
@@ -57,7 +57,6 @@ HOOK = "fireforget:hook"
 HOOK_SECONDS = 5.0
 """How long such a call may take."""
 _MOST_UNHANDLED = 20
-_ENDED = {_sql.ARCHIVED: "archived", _sql.CANCELLED: "cancelled"}
 _MOST_BRANCHES = 200  # of a compound SELECT; SQLite allows 500
 
 
@@ -424,7 +423,7 @@ class Claims:
         A type whose jobs all wait for their limits is left out.
         """
         with self._lenient(_db.decode_exactly):
-            paused = {name for (name,) in self.connection.execute(_sql.PAUSED_QUEUES)}
+            paused = {name for (name,) in self.connection.execute(_sql_queues.PAUSED_QUEUES)}
             pending = self.connection.execute(_sql.PENDING_LANES).fetchall()
         found: dict[str, list[str]] = {}
         self.unhandled = []
@@ -598,17 +597,16 @@ class Claims:
     def open_groups(self) -> list[tuple[str | bytes, str | bytes, int, float, float]]:
         """Return (queue, group, jobs, oldest, newest) of the groups that wait; instants in Unix seconds."""
         with self._lenient(_db.decode_exactly):
-            return self.connection.execute(_sql.OPEN_GROUPS).fetchall()
+            return self.connection.execute(_groups.OPEN_GROUPS).fetchall()
 
     def close_batch(self, queue: str, group: str, most: int, row: dict[str, Any]) -> None:
         """Store the job that aggregates a group, and make up to `most` jobs of it (-1: all) its batch; in a transaction."""
-        batch = self.connection.execute(_sql.INSERT_JOB, [row[column] for column in _sql.INSERTED_COLUMNS]).lastrowid
-        self.connection.execute(_sql.CLOSE_BATCH, {"queue": queue, "group": group, "most": most, "batch": batch})
+        _groups.close_batch(self.connection, queue, group, most, row)
 
     def has_strays(self) -> bool:
         """Return whether members of a closed group are not as the job is that aggregates them; a read alone."""
         with self._lenient():
-            return self.connection.execute(_sql.STRAY_BATCHES).fetchone() is not None
+            return self.connection.execute(_groups.STRAY_BATCHES).fetchone() is not None
 
     def follow_aggregates(self) -> None:
         """Let the members of closed groups be as the job is that aggregates them, inside the open transaction.
@@ -616,17 +614,8 @@ class Claims:
         Archived and cancelled with it, collected again with it, and an open group again once it is gone.
         """
         with self._lenient():
-            strays = self.connection.execute(_sql.STRAY_BATCHES).fetchall()
-        for batch, state, completed_at, error in strays:
-            ended = state in _ENDED
-            parameters = {
-                "batch": batch,
-                "batch_kept": None if state is None else batch,
-                "state": state if ended else _sql.AGGREGATING,
-                "completed_at": completed_at if ended else None,  # as old as it, so that limits do not trim it before them
-                "why": f"the job that aggregates its group was {_ENDED[state]}: {error}" if ended else None,
-            }
-            self.connection.execute(_sql.FOLLOW_AGGREGATE, parameters)
+            strays = self.connection.execute(_groups.STRAY_BATCHES).fetchall()
+        _groups.follow_aggregates(self.connection, strays)
 
     def active_elsewhere(self) -> bool:
         """Return whether any worker runs a job that this one could run; for `--burst`."""

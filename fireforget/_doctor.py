@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from fireforget import _db, _schema, _sql
+from fireforget import _db, _schema, _sql, _sql_queues
 from fireforget._claims import WorkerRow, boot_id, has_process
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import Clock
@@ -229,9 +229,18 @@ def _schema_version(patient: _Patient) -> _Found:
         yield from _objects(patient, version)
 
 
+# Our objects, and what others have put on our tables.
+OBJECTS = """
+SELECT name, type
+FROM sqlite_master
+WHERE (name LIKE 'fireforget%' OR tbl_name LIKE 'fireforget%')
+  AND name NOT LIKE 'sqlite_%'
+"""
+
+
 def _objects(patient: _Patient, version: int) -> _Found:
     wanted = _schema.expected_objects()
-    there = dict(patient.connection.execute(_sql.OBJECTS))
+    there = dict(patient.connection.execute(OBJECTS))
     missing = [f"{kind} {name}" for name, kind in wanted.items() if there.get(name) != kind]
     foreign = [f"{kind} {name}" for name, kind in there.items() if name not in wanted]
     if missing:
@@ -302,9 +311,17 @@ def _free_pages(patient: _Patient) -> _Found:
 # --- workers and jobs ---------------------------------------------------------------------------------------------------
 
 
+LOAD_OF_WORKERS = f"""
+SELECT worker, count(*)
+FROM fireforget_job INDEXED BY fireforget_active
+WHERE state = {_sql.ACTIVE}
+GROUP BY worker
+"""
+
+
 def _workers(patient: _Patient) -> _Found:
     patient.look_for_workers()
-    load = dict(patient.connection.execute(_sql.LOAD_OF_WORKERS).fetchall())
+    load = dict(patient.connection.execute(LOAD_OF_WORKERS).fetchall())
     for row in patient.workers:
         if row.n not in patient.living:
             jobs = load.get(row.n, 0)
@@ -327,14 +344,25 @@ def _workers(patient: _Patient) -> _Found:
         yield "ok", f"{len(patient.living)} alive" if patient.living else "none is running", None
 
 
+# Lanes whose first job has been due since before `:since`, read in the claim index alone.
+WAITING_LANES = f"""
+SELECT queue, type, CAST(min(due) AS REAL), count(*)
+FROM fireforget_job INDEXED BY fireforget_claim
+WHERE state = {_sql.PENDING}
+GROUP BY queue, type
+HAVING min(due) < :since
+ORDER BY min(due)
+"""
+
+
 def _queues(patient: _Patient) -> _Found:
     """Name the queues whose first job has been due for long, with the reason why nobody takes it."""
     lanes: dict[str, list[_Lane]] = {}
-    for row in patient.connection.execute(_sql.WAITING_LANES, {"since": patient.now - STALLED_SECONDS}):
+    for row in patient.connection.execute(WAITING_LANES, {"since": patient.now - STALLED_SECONDS}):
         lanes.setdefault(row[0], []).append(_Lane._make(row))
-    paused = {name for (name,) in patient.connection.execute(_sql.PAUSED_QUEUES)}
+    paused = {name for (name,) in patient.connection.execute(_sql_queues.PAUSED_QUEUES)}
     running = set(patient.connection.execute(_sql.ACTIVE_LANES).fetchall())
-    load = dict(patient.connection.execute(_sql.LOAD_OF_WORKERS).fetchall())
+    load = dict(patient.connection.execute(LOAD_OF_WORKERS).fetchall())
     living = [row for row in patient.workers if row.n in patient.living]
     unserved = [queue for queue in lanes if queue not in paused and not any(queue in json.loads(row.queues) for row in living)]
     for queue, waiting in lanes.items():
@@ -392,7 +420,7 @@ def _are_busy(workers: Sequence[WorkerRow], load: dict[int, int]) -> bool:
 
 
 def _archived(patient: _Patient) -> _Found:
-    counted = patient.connection.execute(_sql.COUNT_JOBS).fetchall()
+    counted = patient.connection.execute(_sql_queues.COUNT_JOBS).fetchall()
     piles = {queue: jobs for queue, number, jobs, _ in counted if STATE_OF_NUMBER[number] is State.ARCHIVED}
     for queue, jobs in piles.items():
         if jobs > MANY_ARCHIVED:
@@ -405,8 +433,12 @@ def _archived(patient: _Patient) -> _Found:
         yield "ok", f"{_jobs(sum(piles.values()))}", None
 
 
+# The latest jobs are enough to see that a producer's clock is wrong.
+LATEST_ENQUEUED = "SELECT max(enqueued_at) FROM (SELECT enqueued_at FROM fireforget_job ORDER BY n DESC LIMIT 1000)"
+
+
 def _clock(patient: _Patient) -> _Found:
-    ahead = (patient.value(_sql.LATEST_ENQUEUED) or 0) - patient.now
+    ahead = (patient.value(LATEST_ENQUEUED) or 0) - patient.now
     if ahead > CLOCK_SKEW_SECONDS:
         yield (
             "warning",

@@ -188,6 +188,21 @@ class HandlersDatabase(_db.Database):
 # --- one run ------------------------------------------------------------------------------------------------------------
 
 
+# Steps are stored fenced, like every settling statement: a run whose job was given to another stores nothing.
+
+STORED_STEP = "SELECT result FROM fireforget_step WHERE job = ? AND name = ?"
+
+INSERT_STEP = f"""
+INSERT INTO fireforget_step (job, name, result, stored_at)
+SELECT n, ?, ?, ?
+FROM fireforget_job
+{_sql.FENCE}
+"""
+
+# Once a job: an update writes the whole row anew, and its payload may be large.
+MARK_STEPS = "UPDATE fireforget_job SET has_steps = 1 WHERE n = ? AND has_steps = 0"
+
+
 class Effects:
     """What one run of a job writes to the queue's file while it runs.
 
@@ -397,11 +412,11 @@ class Effects:
     def _stored(self, name: str) -> str | None:
         if self.has_begun:
             with self.changing() as connection:
-                row = connection.execute(_sql.STORED_STEP, (self._claimed.n, name)).fetchone()
+                row = connection.execute(STORED_STEP, (self._claimed.n, name)).fetchone()
         else:
             with self._database.use() as connection:
                 connection.row_factory, connection.text_factory = None, str
-                row = connection.execute(_sql.STORED_STEP, (self._claimed.n, name)).fetchone()
+                row = connection.execute(STORED_STEP, (self._claimed.n, name)).fetchone()
         return None if row is None else str(row[0])
 
     def step_failed(self, name: str) -> None:
@@ -425,11 +440,11 @@ class Effects:
                 "elsewhere and return a reference",
             )
         with self.changing() as connection:
-            stored = connection.execute(_sql.INSERT_STEP, (name, text, self._clock(), *self._fence)).rowcount
+            stored = connection.execute(INSERT_STEP, (name, text, self._clock(), *self._fence)).rowcount
             if not stored:
                 raise ClaimLost(_LOST)
             if not self.has_steps:
-                connection.execute(_sql.MARK_STEPS, (self._claimed.n,))
+                connection.execute(MARK_STEPS, (self._claimed.n,))
         self.has_steps = True
         return text
 

@@ -109,15 +109,19 @@ def _beside(rows: Sequence[Row], position: int) -> Need:
     return Need(position, True, name, None, None)
 
 
+NEED_BY_NUMBER = "SELECT n, nonce, task_id, state, linked, last_error FROM fireforget_job WHERE n = ?"
+NEED_BY_TASK_ID = "SELECT n, nonce, task_id, state, linked, last_error FROM fireforget_job WHERE task_id = ?"
+
+
 def _stored(connection: sqlite3.Connection, job_id: str, parse: Parse) -> Need:
     """Return a need that was stored before; one that is gone counts as completed."""
     generated = parse(job_id)
     if generated is None:
-        found = connection.execute(_sql.NEED_BY_TASK_ID, (job_id,)).fetchone()
+        found = connection.execute(NEED_BY_TASK_ID, (job_id,)).fetchone()
         if found is None:
             raise UnknownJob(job_id)
     else:
-        found = connection.execute(_sql.NEED_BY_NUMBER, generated[:1]).fetchone()
+        found = connection.execute(NEED_BY_NUMBER, generated[:1]).fetchone()
         if found is None:
             last = connection.execute(_sql.LAST_JOB_NUMBER).fetchone()
             if last is None or generated[0] > last[0]:
@@ -139,6 +143,22 @@ def _grouped(name: str) -> InvalidOption:
     return InvalidOption("after", name, "it is a member of a group, and becomes a part of another task: nobody can wait for it")
 
 
+INSERT_DEPENDENCY = """
+INSERT INTO fireforget_dependency (job, need, place, id, outcome, reason)
+VALUES (?, ?, ?, ?, ?, ?)
+"""
+
+# A completed job that is about to expire is kept for the one that now waits for it, with its result.
+MARK_NEEDED = f"""
+UPDATE fireforget_job
+SET linked = coalesce(linked, 0) | {_sql.NEEDED}, expires_at = NULL
+WHERE n = ? AND (coalesce(linked, 0) & {_sql.NEEDED} = 0 OR expires_at IS NOT NULL)
+"""
+
+# Of a job that was enqueued after one that has failed already.
+FALL_AT_ONCE = f"UPDATE fireforget_job SET completed_at = ?, last_error = ?, unique_key = {_sql.RELEASED_KEY} WHERE n = ?"
+
+
 def link(connection: sqlite3.Connection, rows: Sequence[Row], first: int, public_id: Callable[[int, int], str]) -> None:
     """Store what rows need that were inserted with consecutive numbers from `first` on."""
     dependencies, marked, fallen = [], [], []
@@ -154,6 +174,6 @@ def link(connection: sqlite3.Connection, rows: Sequence[Row], first: int, public
             dependencies.append((n, number, place, name, need.outcome, need.reason))
         if row["state"] in _FAILED:
             fallen.append((row["completed_at"], row["last_error"], n))
-    connection.executemany(_sql.INSERT_DEPENDENCY, dependencies)
-    connection.executemany(_sql.MARK_NEEDED, marked)
-    connection.executemany(_sql.FALL_AT_ONCE, fallen)
+    connection.executemany(INSERT_DEPENDENCY, dependencies)
+    connection.executemany(MARK_NEEDED, marked)
+    connection.executemany(FALL_AT_ONCE, fallen)

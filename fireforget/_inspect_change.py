@@ -6,7 +6,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import Any, Final
 
-from fireforget import _dependencies, _sql
+from fireforget import _dependencies, _sql, _sql_change, _sql_find
 from fireforget import payload as json_payload
 from fireforget._inspect_access import DUE, PRIORITY, STATE, Access, Connection, state_of
 from fireforget._inspect_find import Filter, Finder
@@ -64,14 +64,14 @@ class Changer:
     def run(self, connection: Connection, n: int, job_id: str, state: State) -> None:
         """Make a job pending inside the open transaction; raises `WrongState` or `DuplicateTask`, and then it is as it was."""
         now = self._access.now()
-        key, until, _, deadline, *_ = connection.execute(_sql.LOCK_OF_JOB, {"n": n}).fetchone()
+        key, until, _, deadline, *_ = connection.execute(_sql_change.LOCK_OF_JOB, {"n": n}).fetchone()
         if deadline is not None and deadline <= now:
             raise WrongState(job_id, state, "its deadline has passed, so it would not run; update its deadline first")
         held = None if key is None or until is None or until <= now else _inner_key(key)
         if held is not None:
             self._check_free(connection, held, n, now)
         parameters = {"n": n, "now": now, "unique_key": held, "unique_until": None if held is None else until}
-        connection.execute(_sql.RUN_JOB, parameters)
+        connection.execute(_sql_change.RUN_JOB, parameters)
         if state is State.COMPLETED:
             connection.execute(_sql.DELETE_STEPS, (n,))
 
@@ -97,7 +97,7 @@ class Changer:
         """Change a job inside the open transaction; raises `WrongState` or `DuplicateTask`, and then it is as it was."""
         now = self._access.now()
         state = state_of(row)
-        key, _, payload, deadline, queue, type = connection.execute(_sql.LOCK_OF_JOB, {"n": row[0]}).fetchone()
+        key, _, payload, deadline, queue, type = connection.execute(_sql_change.LOCK_OF_JOB, {"n": row[0]}).fetchone()
         values = {
             "n": row[0],
             "new_payload": "payload" in changes,
@@ -115,7 +115,7 @@ class Changer:
             due = changes["process_at"] if "process_at" in changes else now + changes["process_in"]
             values["due"], values["state"] = due, _sql.number_of(_state_at(due, now, state))
         values["unique_key"] = self._following_key(connection, key, values, type, now)
-        connection.execute(_sql.UPDATE_JOB, values)
+        connection.execute(_sql_change.UPDATE_JOB, values)
 
     def _following_key(
         self, connection: Connection, key: str | None, values: dict[str, Any], type: str, now: float
@@ -189,7 +189,7 @@ class Changer:
         """Return what updates the jobs that still match, but for those whose new unique key is taken."""
 
         def change(connection: Connection, wanted: Filter, rows: list[dict[str, Any]]) -> int:
-            statement = _sql.still_matching(_sql.JOB_COLUMNS, wanted.number, _fence(wanted))
+            statement = _sql_find.still_matching(_sql.JOB_COLUMNS, wanted.number, _fence(wanted))
             changed = 0
             for row in rows:
                 job = connection.execute(statement, row).fetchone()
@@ -204,10 +204,10 @@ class Changer:
     def run_if_possible(self, connection: Connection, wanted: Filter, rows: list[dict[str, Any]]) -> int:
         """Run the jobs that still match, but for those that `run` would refuse; return how many that were."""
         assert wanted.number is not None and wanted.state is not None
-        changed: int = connection.executemany(_sql.run_plain(wanted.number, _fence(wanted)), rows).rowcount
+        changed: int = connection.executemany(_sql_change.run_plain(wanted.number, _fence(wanted)), rows).rowcount
         if wanted.state is State.COMPLETED:
-            connection.executemany(_sql.DELETE_STEPS_OF_PENDING, [(row["n"],) for row in rows])
-        statement = _sql.still_matching("n", wanted.number, _fence(wanted))
+            connection.executemany(_sql_change.DELETE_STEPS_OF_PENDING, [(row["n"],) for row in rows])
+        statement = _sql_find.still_matching("n", wanted.number, _fence(wanted))
         for row in rows if changed < len(rows) else []:  # those with a unique key or a deadline, one by one
             if connection.execute(statement, row).fetchone() is not None:
                 with suppress(DuplicateTask, WrongState):

@@ -10,7 +10,7 @@ from heapq import merge
 from itertools import islice
 from typing import Any
 
-from fireforget import _sql
+from fireforget import _sql, _sql_find, _sql_queues
 from fireforget import payload as json_payload
 from fireforget._inspect_access import Access
 from fireforget.clock import Seconds, to_seconds
@@ -34,7 +34,7 @@ class Filter:
 
     state: State | None
     parameters: dict[str, Any]
-    """For the conditions of `_sql` that are named so."""
+    """For the conditions of `_sql_find` that are named so."""
     payload: Mapping[str, Any] | None
     hints: dict[str, str]
     """Parameters for conditions that pass over most payloads that cannot match; `admits` decides."""
@@ -85,7 +85,7 @@ def _has(members: Any, path: str, wanted: Any) -> bool:
 
 
 def _hints_of(payload: Mapping[str, Any]) -> dict[str, str]:
-    """Return texts that every payload with these members has in it, by parameters' names of `_sql`."""
+    """Return texts that every payload with these members has in it, by parameters' names of `_sql_find`."""
     hints = {}
     for at, (path, value) in enumerate(payload.items()):
         if (text := _as_written(path.rpartition(".")[2])) is not None:
@@ -159,7 +159,7 @@ class Finder:
 
     def rows(self, wanted: Filter, columns: str, numbers: list[int]) -> Iterator[tuple[Any, ...]]:
         """Yield the rows with these numbers that still match, the payload included."""
-        statement = _sql.still_matching(columns, wanted.number, wanted.read)
+        statement = _sql_find.still_matching(columns, wanted.number, wanted.read)
         for at in range(0, len(numbers), _MOST_ROWS):
             with self._access.reading() as connection:
                 asked = ({**wanted.read, "n": n} for n in numbers[at : at + _MOST_ROWS])
@@ -178,24 +178,25 @@ class Finder:
 
     def _queues(self, wanted: Filter) -> list[str] | None:
         """Return the queues to look into where the index of the state has each queue's jobs in order; None where it has not."""
-        if wanted.number is None or wanted.number < _sql.FIRST_RESTING:
+        if wanted.number is None or wanted.number < _sql_find.FIRST_RESTING:
             return None
         if "queue" in wanted.parameters:
             return [wanted.parameters["queue"]]
         with self._access.reading() as connection:
-            found = connection.execute(_sql.queues_in(wanted.number), {"most": _MOST_QUEUES + 1}).fetchall()
+            found = connection.execute(_sql_queues.queues_in(wanted.number), {"most": _MOST_QUEUES + 1}).fetchall()
         return [queue for (queue,) in found] if len(found) <= _MOST_QUEUES else None
 
     def _scan_resting(self, wanted: Filter, queues: list[str], after: int, last: int, most: int) -> Iterator[list[int]]:
         """Walk the index of a resting state, all queues side by side; a window at a time where the jobs have to be looked at."""
         assert wanted.number is not None
-        statement = _sql.matching(wanted.number, {"queue": "", **wanted.read}, by_index=True)
+        statement = _sql_find.matching(wanted.number, {"queue": "", **wanted.read}, by_index=True)
+        next_in_queue = _sql_find.next_resting(wanted.number)
         while after < last:
             end = last
             with self._access.reading() as connection:
                 if not wanted.parameters.keys() <= {"queue"} or wanted.hints:
                     places = ({"after": after, "queue": q} for q in queues)
-                    following = [connection.execute(_sql.next_resting(wanted.number), place).fetchone()[0] for place in places]
+                    following = [connection.execute(next_in_queue, place).fetchone()[0] for place in places]
                     after = min((n for n in following if n is not None), default=last + 1) - 1
                     end = min(last, after + _WINDOW)
                 limits = {"after": after, "last": end, "most": most}
@@ -227,11 +228,11 @@ class Finder:
     def _before_next(self, after: int, last: int) -> int:
         """Return the number before that of the next job."""
         with self._access.reading() as connection:
-            following = connection.execute(_sql.NEXT_NUMBER, {"after": after}).fetchone()[0]
+            following = connection.execute(_sql_find.NEXT_NUMBER, {"after": after}).fetchone()[0]
         return last if following is None else int(following) - 1
 
     def _numbers(self, wanted: Filter, after: int, end: int, most: int, *, by_index: bool) -> list[int]:
-        statement = _sql.matching(wanted.number, wanted.read, by_index=by_index)
+        statement = _sql_find.matching(wanted.number, wanted.read, by_index=by_index)
         parameters = {**wanted.read, "after": after, "last": end, "most": most}
         with self._access.reading() as connection:
             return [n for (n,) in connection.execute(statement, parameters)]
@@ -244,7 +245,7 @@ class Finder:
             most = _MOST_FILTERED
         parameters = {**{name: wanted.parameters[name] for name in filters}, "most": most + 1}
         with self._access.reading() as connection:
-            jobs = connection.execute(_sql.count_up_to(wanted.number, filters), parameters).fetchone()[0]
+            jobs = connection.execute(_sql_find.count_up_to(wanted.number, filters), parameters).fetchone()[0]
         return bool(jobs <= most)
 
 

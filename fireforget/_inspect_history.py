@@ -1,6 +1,6 @@
 """Reads the history that workers write: points by minute, hour or day, and the sums of each type."""
 
-from fireforget import _history, _sql
+from fireforget import _history
 from fireforget._inspect_access import Access, instant
 from fireforget._inspect_facts import HistoryPoint
 from fireforget.errors import InvalidOption
@@ -15,7 +15,7 @@ def points(access: Access, queue: str | None, type: str | None, **counts: int | 
     first = _history.first_of(span, count, access.now())
     parameters = {"span": span, "queue": queue, "type": type or "", "first": first}
     with access.reading() as connection:
-        found = {began: sums for began, *sums in connection.execute(_sql.HISTORY, parameters)}
+        found = {began: sums for began, *sums in connection.execute(_history.HISTORY, parameters)}
     moments = range(first + (count - 1) * span, first - 1, -span)
     return [HistoryPoint(instant(moment), span, *found.get(moment, ())) for moment in moments]
 
@@ -25,7 +25,7 @@ def sums_of_types(access: Access, queue: str | None, **counts: int | None) -> di
     span, count = _span_and_count(counts)
     first = _history.first_of(span, count, access.now())
     with access.reading() as connection:
-        rows = connection.execute(_sql.HISTORY_OF_TYPES, {"span": span, "queue": queue, "first": first}).fetchall()
+        rows = connection.execute(_history.HISTORY_OF_TYPES, {"span": span, "queue": queue, "first": first}).fetchall()
     return {type: HistoryPoint(instant(first), span * count, *sums) for type, *sums in rows}
 
 

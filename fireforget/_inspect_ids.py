@@ -4,7 +4,7 @@ import re
 import string
 from collections.abc import Iterator
 
-from fireforget import _sql
+from fireforget import _sql_inspect
 from fireforget._claimed import public_id
 from fireforget._inspect_access import Access, Connection
 
@@ -30,13 +30,13 @@ class Ids:
         """Return up to `limit` stored ids that begin so; the latest ones for no text."""
         with self._access.reading() as connection:
             if not text:
-                rows = connection.execute(_sql.LAST_IDS, {"most": limit}).fetchall()
+                rows = connection.execute(_sql_inspect.LAST_IDS, {"most": limit}).fetchall()
                 return [own or self._public(n, nonce) for n, nonce, own in rows]
-            own = [name for (name,) in connection.execute(_sql.TASK_IDS_FROM, {"task_id": text, "most": limit})]
+            own = [name for (name,) in connection.execute(_sql_inspect.TASK_IDS_FROM, {"task_id": text, "most": limit})]
             found = [name for name in own if name.startswith(text)]
             for first, last in _ranges(self._access.tag, text):
                 parameters = {"first": first, "last": last, "most": limit}
-                found += [self._public(*row) for row in connection.execute(_sql.IDS_OF_NUMBERS, parameters)]
+                found += [self._public(*row) for row in connection.execute(_sql_inspect.IDS_OF_NUMBERS, parameters)]
         return [name for name in found if name.startswith(text)][:limit]
 
     def _generated(self, connection: Connection, job_id: str) -> Iterator[str]:
@@ -47,7 +47,7 @@ class Ids:
         numbers = [match[1], *(number for number in _a_letter_apart(match[1], string.digits) if number)]
         for number in dict.fromkeys(int(number) for number in numbers if len(number) <= _MOST_DIGITS):
             parameters = {"first": number, "last": number, "most": 1}
-            for row in connection.execute(_sql.IDS_OF_NUMBERS, parameters):
+            for row in connection.execute(_sql_inspect.IDS_OF_NUMBERS, parameters):
                 found = self._public(*row)
                 if number == int(match[1]) or job_id.endswith(found.rpartition("-")[2]):
                     yield found
@@ -55,9 +55,9 @@ class Ids:
     def _own(self, connection: Connection, job_id: str) -> Iterator[str]:
         """Yield task_ids that are a letter apart, and those before and behind the place where this one would stand."""
         for candidate in _a_letter_apart(job_id, _LETTERS) if len(job_id) <= _LONGEST else ():
-            if connection.execute(_sql.HAS_TASK_ID, {"task_id": candidate}).fetchone()[0]:
+            if connection.execute(_sql_inspect.HAS_TASK_ID, {"task_id": candidate}).fetchone()[0]:
                 yield candidate
-        for statement in (_sql.TASK_IDS_FROM, _sql.TASK_IDS_BEFORE):
+        for statement in (_sql_inspect.TASK_IDS_FROM, _sql_inspect.TASK_IDS_BEFORE):
             for (own,) in connection.execute(statement, {"task_id": job_id, "most": _NEIGHBOURS}):
                 if own[:1] == job_id[:1]:
                     yield own

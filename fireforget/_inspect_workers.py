@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from fireforget import _board_layout, _db, _sql
+from fireforget import _board_layout, _db, _sql, _sql_inspect
 from fireforget._board_layout import SeenBoard, exit_word
 from fireforget._claimed import public_id
 from fireforget._claims import boot_id, has_process
@@ -73,7 +73,7 @@ def names_of_running(connection: Connection, boards: Iterable[SeenBoard], tag: s
     numbers = [n for board in boards for child in board.children for _, n, _ in child.running if 0 < n < 2**63]
     found = {}
     for part in _sql.in_parts(numbers, _TOGETHER):
-        for n, nonce, task_id, type, queue in connection.execute(_sql.running_jobs(len(part)), part):
+        for n, nonce, task_id, type, queue in connection.execute(_sql_inspect.running_jobs(len(part)), part):
             found[n] = (task_id or public_id(tag, n, nonce), type, queue)
     return found
 

@@ -45,11 +45,44 @@ class Held(NamedTuple):
     seconds: float
 
 
+# A key is free when nobody has it, when what it stood for has expired, and when the job that took it is not active: an active
+# job's process may still be running, and no other's is. The token is the fence: it is another each time the key is taken.
+_HELD = f"EXISTS (SELECT 1 FROM fireforget_job WHERE n = owner AND state = {_sql.ACTIVE})"
+
+# A few at a time, in passing; a key never expires under a running job.
+REMOVE_EXPIRED_KEYS = f"""
+DELETE FROM fireforget_idempotency
+WHERE rowid IN (
+    SELECT rowid
+    FROM fireforget_idempotency INDEXED BY fireforget_idempotency_expiry
+    WHERE expires_at <= :now AND NOT {_HELD}
+    LIMIT :most
+)
+"""
+
+LOOK_AT_KEY = f"""
+SELECT owner, taken_at, expires_at, result, {_HELD}
+FROM fireforget_idempotency
+WHERE type = :type AND key = :key
+"""
+
+TAKE_KEY = """
+INSERT OR REPLACE INTO fireforget_idempotency (type, key, token, owner, taken_at, expires_at)
+VALUES (:type, :key, :token, :owner, :now, :expires_at)
+"""
+
+_OUR_KEY = "type = :type AND key = :key AND token = :token"
+KEEP_KEY = f"UPDATE fireforget_idempotency SET owner = NULL, result = :result, expires_at = :expires_at WHERE {_OUR_KEY}"
+RELEASE_KEY = f"DELETE FROM fireforget_idempotency WHERE {_OUR_KEY}"
+
+NUMBER_OF_TASK_ID = "SELECT n FROM fireforget_job WHERE task_id = :task_id"
+
+
 def take(connection: sqlite3.Connection, key: Key, job_id: str, ttl: float, now: float) -> Ours | Done | Held:
     """Take a key for a job, unless what it stands for is done or another job is at it."""
-    connection.execute(_sql.REMOVE_EXPIRED_KEYS, {"now": now, "most": _MOST_EXPIRED})
+    connection.execute(REMOVE_EXPIRED_KEYS, {"now": now, "most": _MOST_EXPIRED})
     owner = _number_of(connection, job_id)
-    found = connection.execute(_sql.LOOK_AT_KEY, key._asdict()).fetchone()
+    found = connection.execute(LOOK_AT_KEY, key._asdict()).fetchone()
     if found is not None:
         holder, taken_at, expires_at, result, is_active = found
         if holder is None and expires_at > now:
@@ -58,19 +91,19 @@ def take(connection: sqlite3.Connection, key: Key, job_id: str, ttl: float, now:
             return Held(max(0.0, now - taken_at))
     token = random.getrandbits(62)
     taken = {**key._asdict(), "token": token, "owner": owner, "now": now, "expires_at": now + ttl}
-    connection.execute(_sql.TAKE_KEY, taken)
+    connection.execute(TAKE_KEY, taken)
     return Ours(token)
 
 
 def keep(connection: sqlite3.Connection, key: Key, token: int, result: str | None, expires_at: float) -> bool:
     """Mark a key as done until `expires_at`, with a result as JSON text; return whether it was still ours."""
     kept = {**key._asdict(), "token": token, "result": result, "expires_at": expires_at}
-    return connection.execute(_sql.KEEP_KEY, kept).rowcount > 0
+    return connection.execute(KEEP_KEY, kept).rowcount > 0
 
 
 def release(connection: sqlite3.Connection, key: Key, token: int) -> None:
     """Give a key up, if it still is ours."""
-    connection.execute(_sql.RELEASE_KEY, {**key._asdict(), "token": token})
+    connection.execute(RELEASE_KEY, {**key._asdict(), "token": token})
 
 
 def _number_of(connection: sqlite3.Connection, job_id: str) -> int:
@@ -78,7 +111,7 @@ def _number_of(connection: sqlite3.Connection, job_id: str) -> int:
     generated = _parse_generated(job_id, tag_of(connection))
     if generated is not None:
         return generated[0]
-    row = connection.execute(_sql.NUMBER_OF_TASK_ID, {"task_id": job_id}).fetchone()
+    row = connection.execute(NUMBER_OF_TASK_ID, {"task_id": job_id}).fetchone()
     return 0 if row is None else int(row[0])
 
 

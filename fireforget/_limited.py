@@ -43,6 +43,113 @@ _NEVER = float("inf")
 _BEFORE_ALL = ""
 
 
+# What runs is counted in the rows themselves, inside the transaction that claims: whatever kills a worker, no slot is lost.
+
+_OF_LANE = f"state = {_sql.PENDING} AND queue = :queue AND type = :type"
+
+# The keys of a lane after one of them, by skipping from key to key: as many steps as there are keys, however many jobs they have.
+KEYS_AFTER = f"""
+WITH RECURSIVE step(key) AS (
+    SELECT min(limit_key)
+    FROM fireforget_job INDEXED BY fireforget_claim
+    WHERE {_OF_LANE} AND limit_key > :after
+    UNION ALL
+    SELECT (
+        SELECT min(limit_key)
+        FROM fireforget_job INDEXED BY fireforget_claim
+        WHERE {_OF_LANE} AND limit_key > step.key
+    )
+    FROM step
+    WHERE step.key IS NOT NULL
+    LIMIT :most
+)
+SELECT key
+FROM step
+WHERE key IS NOT NULL
+"""
+
+# Where a walk is long: the keys of the jobs that were stored lately, by their numbers.
+NEW_KEYS = f"""
+SELECT DISTINCT queue, type, limit_key
+FROM fireforget_job NOT INDEXED
+WHERE n > :seen
+  AND n <= :last
+  AND state = {_sql.PENDING}
+  AND limit_key IS NOT NULL
+"""
+
+FIRST_OF_KEY = f"""
+SELECT n, priority, due
+FROM fireforget_job INDEXED BY fireforget_claim
+WHERE {_OF_LANE} AND limit_key = :limit_key
+ORDER BY priority DESC, due, n
+LIMIT :most
+"""
+
+# Active jobs are as few as workers have in their hands.
+RUNNING_OF_KEYS = f"""
+SELECT limit_key, count(*)
+FROM fireforget_job INDEXED BY fireforget_limited
+WHERE state = {_sql.ACTIVE} AND limit_key IS NOT NULL
+GROUP BY limit_key
+"""
+RUNNING_OF_KEY = f"""
+SELECT count(*)
+FROM fireforget_job INDEXED BY fireforget_limited
+WHERE state = {_sql.ACTIVE} AND limit_key IS NOT NULL AND limit_key = :limit_key
+"""
+
+# `:latest` is there for a clock that was ahead once: what it noted is not to hold anything up for longer than a window.
+_COUNTED = "limit_key = :limit_key AND at > :after AND at <= :latest"
+STARTS_OF_KEY = f"SELECT count(*) FROM fireforget_start INDEXED BY fireforget_start_key WHERE {_COUNTED}"
+STARTED_BEFORE = f"""
+SELECT at
+FROM fireforget_start INDEXED BY fireforget_start_key
+WHERE {_COUNTED}
+ORDER BY at DESC
+LIMIT 1 OFFSET :newer
+"""
+NOTE_START = "INSERT INTO fireforget_start (limit_key, at, until, job) VALUES (?, ?, ?, ?)"
+
+# A few at a time, in passing, and more than are added.
+REMOVE_OLD_STARTS = """
+DELETE FROM fireforget_start
+WHERE rowid IN (
+    SELECT rowid
+    FROM fireforget_start INDEXED BY fireforget_start_until
+    WHERE until <= :now
+    LIMIT :most
+)
+"""
+
+# Before the job is put back, which ends the fence: its last start did not happen.
+GIVE_START_BACK = """
+DELETE FROM fireforget_start
+WHERE rowid = (
+    SELECT max(fireforget_start.rowid)
+    FROM fireforget_job AS job
+    JOIN fireforget_start INDEXED BY fireforget_start_key
+        ON fireforget_start.limit_key = job.limit_key AND fireforget_start.job = job.n
+    WHERE job.n = ? AND job.worker = ? AND job.claim = ?
+)
+RETURNING limit_key
+"""
+
+# Jobs that a program stored that knows no handlers: what their keys are made of is their payload.
+WITHOUT_KEY = f"""
+SELECT n, CASE WHEN :reads THEN CAST(payload AS TEXT) END
+FROM fireforget_job INDEXED BY fireforget_claim
+WHERE {_OF_LANE} AND limit_key IS NULL
+ORDER BY priority DESC, due, n
+LIMIT :most
+"""
+SET_KEY = f"UPDATE fireforget_job SET limit_key = :limit_key WHERE n = :n AND state = {_sql.PENDING} AND limit_key IS NULL"
+
+# For those who look at a job that waits for room (`Inspector.limit_of`), beside `RUNNING_OF_KEY` and the starts.
+LIMIT_KEY_OF = "SELECT limit_key FROM fireforget_job WHERE n = :n"
+LIMITS_OF_WORKERS = "SELECT limits FROM fireforget_worker WHERE limits <> '{}' ORDER BY n"
+
+
 class Candidate(NamedTuple):
     """A pending job whose turn it is."""
 
@@ -192,7 +299,7 @@ class LimitedLanes:
         """Where it takes long to meet every key, those of new jobs are looked at first."""
         last = connection.execute(_sql.LAST_NUMBER).fetchone()[0] or 0
         if last - self._seen <= _MOST_NEW:  # otherwise the walk will meet them
-            for queue, type, key in connection.execute(_sql.NEW_KEYS, {"seen": self._seen, "last": last}):
+            for queue, type, key in connection.execute(NEW_KEYS, {"seen": self._seen, "last": last}):
                 lane = self._lanes.get((queue, type))
                 if lane is not None and key not in self._opens:
                     lane.ready[key] = None
@@ -225,7 +332,7 @@ class LimitedLanes:
         self._steps = 0
         while not lane.done and self._steps < most_steps:
             parameters = {"queue": lane.queue, "type": lane.type, "after": at, "most": together}
-            keys = [key for (key,) in connection.execute(_sql.KEYS_AFTER, parameters)]
+            keys = [key for (key,) in connection.execute(KEYS_AFTER, parameters)]
             for key in keys:
                 if lane.wrapped and key > lane.start:
                     lane.done = True
@@ -267,7 +374,7 @@ class LimitedLanes:
 
     def _running_now(self, connection: sqlite3.Connection) -> Counter[str]:
         if self._running is None:
-            self._running = Counter(dict(connection.execute(_sql.RUNNING_OF_KEYS).fetchall()))
+            self._running = Counter(dict(connection.execute(RUNNING_OF_KEYS).fetchall()))
         return self._running
 
     def _starts_left(self, connection: sqlite3.Connection, lane: _Lane, key: str, rule: Limits) -> int:
@@ -276,9 +383,9 @@ class LimitedLanes:
         starts, seconds = rule.rate
         now = self._clock()
         counted = {"limit_key": key, "after": now - seconds, "latest": now + seconds + self._slack(rule)}
-        left: int = starts - connection.execute(_sql.STARTS_OF_KEY, counted).fetchone()[0]
+        left: int = starts - connection.execute(STARTS_OF_KEY, counted).fetchone()[0]
         if left <= 0:
-            earliest = connection.execute(_sql.STARTED_BEFORE, {**counted, "newer": starts - 1}).fetchone()[0]
+            earliest = connection.execute(STARTED_BEFORE, {**counted, "newer": starts - 1}).fetchone()[0]
             self._remember(lane, key, earliest + seconds)
         return left
 
@@ -339,7 +446,7 @@ class LimitedLanes:
 
     def _jobs(self, connection: sqlite3.Connection, lane: _Lane, key: str, most: int) -> list[Candidate]:
         parameters = {"queue": lane.queue, "type": lane.type, "limit_key": key, "most": most}
-        rows = connection.execute(_sql.FIRST_OF_KEY, parameters).fetchall()
+        rows = connection.execute(FIRST_OF_KEY, parameters).fetchall()
         return [Candidate(n, priority, due, lane.type, key) for n, priority, due in rows]
 
     def note_claimed(
@@ -361,8 +468,8 @@ class LimitedLanes:
                 self.start_by[job.n] = began + slack
                 rated[job.limit_key] = lane, rule
         if starts:
-            connection.executemany(_sql.NOTE_START, starts)
-            connection.execute(_sql.REMOVE_OLD_STARTS, {"now": now, "most": 2 * len(starts) + 8})
+            connection.executemany(NOTE_START, starts)
+            connection.execute(REMOVE_OLD_STARTS, {"now": now, "most": 2 * len(starts) + 8})
             self._slack_factor = max(1.0, self._slack_factor * 0.98)
         for key, (lane, rule) in rated.items():
             self._starts_left(connection, lane, key, rule)
@@ -385,7 +492,7 @@ class LimitedLanes:
     def give_back(self, connection: sqlite3.Connection, fences: Iterable[tuple[int, int, int]]) -> None:
         """Take the starts of jobs away that did not start after all; they must still be active."""
         for fence in fences:
-            for (key,) in connection.execute(_sql.GIVE_START_BACK, fence).fetchall():
+            for (key,) in connection.execute(GIVE_START_BACK, fence).fetchall():
                 self._opens.pop(key, None)
 
     # --- on the way to a child ----------------------------------------------------------------------------------------------
@@ -409,13 +516,13 @@ class LimitedLanes:
         read, keys = 0, []
         factory, connection.text_factory = connection.text_factory, _db.decode_leniently  # what is not UTF-8 is no JSON either
         try:
-            for n, payload in connection.execute(_sql.WITHOUT_KEY, parameters):
+            for n, payload in connection.execute(WITHOUT_KEY, parameters):
                 keys.append({"n": n, "limit_key": rule.key_of_text(payload)})
                 read += len(payload or "")
                 if read > _MOST_KEYED_BYTES:
                     break
         finally:
             connection.text_factory = factory
-        connection.executemany(_sql.SET_KEY, keys)
+        connection.executemany(SET_KEY, keys)
         if len(keys) == _MOST_KEYED or read > _MOST_KEYED_BYTES:
             self._again_at = -_NEVER

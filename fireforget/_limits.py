@@ -8,7 +8,7 @@ consistent view, so they pick the same jobs, and never more than are too many.
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fireforget import _db, _dependencies, _sql
+from fireforget import _db, _dependencies, _sql, _sql_change
 from fireforget._schema import STATE_NUMBER, STATE_OF_NUMBER
 from fireforget.clock import Clock, to_seconds
 from fireforget.errors import InvalidOption
@@ -58,10 +58,42 @@ def check(name: str, given: dict[str, Any]) -> dict[str, int | float | None]:
     return checked
 
 
+ALL_LIMITS = "SELECT queue, state, most, age FROM fireforget_keep"
+LIMITS_OF_QUEUE = "SELECT state, most, age FROM fireforget_keep WHERE queue = :queue"
+
+SET_LIMIT = """
+INSERT INTO fireforget_keep (queue, state, most, age)
+VALUES (:queue, :state, :most, :age)
+ON CONFLICT (queue, state) DO UPDATE SET most = :most, age = :age
+"""
+
+DELETE_LIMIT = "DELETE FROM fireforget_keep WHERE queue = :queue AND state = :state"
+DELETE_LIMITS_OF_QUEUE = "DELETE FROM fireforget_keep WHERE queue = :queue"
+
+# A queue with limits is known, like one that was paused.
+KNOW_QUEUE = "INSERT INTO fireforget_queue (name, paused_at) VALUES (:queue, NULL) ON CONFLICT (name) DO NOTHING"
+
+# `state > 4` is the index's own WHERE. Its order is that in which jobs ended.
+_ENDED = "FROM fireforget_job INDEXED BY fireforget_resting WHERE state > 4 AND state = :state AND queue = :queue"
+
+OLDEST_ENDED = f"SELECT min(completed_at) {_ENDED}"
+
+# A completed job without an expiry is kept for others, and they may need it for longer than any limit.
+_NOT_KEPT = f"NOT (state = {_sql.COMPLETED} AND expires_at IS NULL)"
+ENDED_BEFORE = f"SELECT n {_ENDED} AND completed_at <= :before AND {_NOT_KEPT} ORDER BY completed_at, n LIMIT :batch"
+
+# Counting walks the index of one queue and state: a read, on a thread that nobody waits for.
+ENDED_BEYOND = f"""
+SELECT n {_ENDED} AND {_NOT_KEPT}
+ORDER BY completed_at, n
+LIMIT max(0, min(:batch, (SELECT count(*) {_ENDED}) - :most))
+"""
+
+
 def read(connection: Any, name: str) -> QueueLimits:
     """Return the limits of a queue."""
     values: dict[str, Any] = {}
-    for number, most, age in connection.execute(_sql.LIMITS_OF_QUEUE, {"queue": name}):
+    for number, most, age in connection.execute(LIMITS_OF_QUEUE, {"queue": name}):
         state = STATE_OF_NUMBER[number]
         values |= {f"{state}_max": most, f"{state}_age": age}
     return QueueLimits(**values)
@@ -70,17 +102,17 @@ def read(connection: Any, name: str) -> QueueLimits:
 def write(connection: Any, name: str, changes: dict[str, int | float | None]) -> QueueLimits:
     """Change limits of a queue inside the open transaction, and return all that it has then."""
     values = {**vars(read(connection, name)), **changes}
-    connection.execute(_sql.KNOW_QUEUE, {"queue": name})
+    connection.execute(KNOW_QUEUE, {"queue": name})
     for state in STATES:
         most, age = values[f"{state}_max"], values[f"{state}_age"]
         parameters = {"queue": name, "state": STATE_NUMBER[state], "most": most, "age": age}
-        connection.execute(_sql.DELETE_LIMIT if most is None and age is None else _sql.SET_LIMIT, parameters)
+        connection.execute(DELETE_LIMIT if most is None and age is None else SET_LIMIT, parameters)
     return QueueLimits(**values)
 
 
 def forget(connection: Any, name: str) -> None:
     """Remove the limits of a queue inside the open transaction."""
-    connection.execute(_sql.DELETE_LIMITS_OF_QUEUE, {"queue": name})
+    connection.execute(DELETE_LIMITS_OF_QUEUE, {"queue": name})
 
 
 class Trimming:
@@ -101,7 +133,7 @@ class Trimming:
         now = self._clock()
         self.next_at = _NEVER
         with self._own.use() as connection:
-            for queue, number, most, age in connection.execute(_sql.LIMITS).fetchall():
+            for queue, number, most, age in connection.execute(ALL_LIMITS).fetchall():
                 numbers = self._surplus(connection, {"queue": queue, "state": number}, most, age, now)
                 if numbers:
                     break
@@ -112,10 +144,10 @@ class Trimming:
     def _surplus(self, connection: Any, of: dict[str, Any], most: int | None, age: float | None, now: float) -> list[int]:
         """Return the numbers of the oldest jobs that are too old or too many; each statement sees one consistent view."""
         if age is not None:
-            oldest = connection.execute(_sql.OLDEST_ENDED, of).fetchone()[0]
+            oldest = connection.execute(OLDEST_ENDED, of).fetchone()[0]
             if oldest is not None and oldest + age <= now:
                 parameters = {**of, "before": now - age, "batch": MOST_TRIMMED}
-                numbers = [n for (n,) in connection.execute(_sql.ENDED_BEFORE, parameters)]
+                numbers = [n for (n,) in connection.execute(ENDED_BEFORE, parameters)]
                 if numbers:
                     return numbers
                 self.next_at = min(self.next_at, now + _LOOK_AGAIN)
@@ -123,13 +155,13 @@ class Trimming:
                 self.next_at = min(self.next_at, oldest + age)
         if most is None:
             return []
-        return [n for (n,) in connection.execute(_sql.ENDED_BEYOND, {**of, "most": most, "batch": MOST_TRIMMED})]
+        return [n for (n,) in connection.execute(ENDED_BEYOND, {**of, "most": most, "batch": MOST_TRIMMED})]
 
     def _delete(self, state: int, numbers: list[int]) -> int:
         with _db.translated(self._own.path), _db.begun(self._own, _db.DEFAULT_PATIENCE) as connection:
             try:
                 with _dependencies.noticing(connection, numbers):
-                    deleted: int = connection.executemany(_sql.remove(state), [{"n": n} for n in numbers]).rowcount
+                    deleted: int = connection.executemany(_sql_change.remove(state), [{"n": n} for n in numbers]).rowcount
                 connection.executemany(_sql.DELETE_ATTEMPTS_OF_GONE, [(n,) for n in numbers])
                 connection.executemany(_sql.DELETE_STEPS_OF_GONE, [(n,) for n in numbers])
                 _dependencies.spread(connection, self._clock())

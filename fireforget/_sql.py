@@ -1,14 +1,19 @@
-"""Every statement that the store runs, with the reason for its shape above it.
+"""The words of the tables, and the life of a job in statements: stored, read, claimed, settled, taken over, expired.
 
-Named parameters, except in the statements that run once a job in a worker's batch: SQLite's binding looks each name up.
+Each statement has the reason for its shape above it. Those of one feature stand beside the functions that run them (`_schedules`,
+`_history`, `_keys`, `_limits`, `_limited`, `_groups`, `_graphs`, `_dependencies`, `_effects`, `_backup`, `_doctor`); what
+inspectors read and change by hand is in `_sql_find`, `_sql_change`, `_sql_queues` and `_sql_inspect`.
+
+Named parameters, except in the statements that run once a job in a worker's batch: SQLite's binding looks each name up. Where
+there is a CAST, a foreign program may have written into the table itself what is no number.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TypeVar
 
 from fireforget._schema import STATE_NUMBER
-from fireforget.task import DEFAULT_TIMEOUT, State
+from fireforget.task import State
 
 T = TypeVar("T")
 
@@ -21,6 +26,12 @@ COMPLETED = STATE_NUMBER[State.COMPLETED]
 ARCHIVED = STATE_NUMBER[State.ARCHIVED]
 CANCELLED = STATE_NUMBER[State.CANCELLED]
 BLOCKED = STATE_NUMBER[State.BLOCKED]
+
+# `linked` is NULL for nearly all jobs; else a set of these bits. Once set they stay, but for the last.
+NEEDED = 1  # others wait for it, or have
+NEEDS = 2  # it waits for others, or has
+RUNS_ANYWAY = 4  # it runs when those have ended, however they have
+FELL = 8  # it was archived or cancelled because one of those was
 
 
 def in_parts(items: Sequence[T], sizes: Sequence[int]) -> Iterator[Sequence[T]]:
@@ -96,7 +107,6 @@ WHERE unique_key = :unique_key
 HOLDER_OF_KEY = "SELECT n, nonce, task_id FROM fireforget_job WHERE unique_key = :unique_key"
 
 # --- readers ----------------------------------------------------------------------------------------------------------
-# CAST: a foreign program may have written into the table itself what is no number.
 
 JOB_COLUMNS = (
     "n, nonce, task_id, type, queue, state, payload, headers, priority, retry_count, max_retry, timeout, deadline, last_error, "
@@ -107,131 +117,14 @@ JOB_COLUMNS = (
 JOB_BY_NUMBER = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE n = :n AND nonce = :nonce AND task_id IS NULL"
 JOB_BY_TASK_ID = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE task_id = :task_id"
 
+LAST_NUMBER = "SELECT max(n) FROM fireforget_job"
+
 TAG = "SELECT value FROM fireforget_meta WHERE key = 'tag'"
 META = "SELECT key, value FROM fireforget_meta"  # these two are all there is
-SCHEMA_VERSION = "SELECT value FROM fireforget_meta WHERE key = 'schema_version'"
-
-# Each branch counts within the index of its own states, so that the table itself is never read. The oldest due time of the
-# pending ones comes with it: a million of them are walked through once.
-COUNT_JOBS = f"""
-SELECT queue, {PENDING} AS state, count(*) AS jobs, CAST(min(due) AS REAL) AS oldest
-FROM fireforget_job INDEXED BY fireforget_claim
-WHERE state = {PENDING}
-GROUP BY queue
-UNION ALL
-SELECT queue, state, count(*), NULL
-FROM fireforget_job INDEXED BY fireforget_due
-WHERE state IN ({SCHEDULED}, {RETRY})
-GROUP BY queue, state
-UNION ALL
-SELECT queue, {ACTIVE}, count(*), NULL
-FROM fireforget_job INDEXED BY fireforget_active
-WHERE state = {ACTIVE}
-GROUP BY queue
-UNION ALL
-SELECT queue, state, count(*), NULL
-FROM fireforget_job INDEXED BY fireforget_listed
-WHERE state > 4
-GROUP BY state, queue
-"""
-
-QUEUES = "SELECT name, paused_at FROM fireforget_queue"
-PAUSED_QUEUES = "SELECT name FROM fireforget_queue WHERE paused_at IS NOT NULL"
-
-ATTEMPTS = """
-SELECT attempt, started_at, duration, worker, error, traceback
-FROM fireforget_attempt
-WHERE job = :n
-ORDER BY attempt
-"""
-
-WORKERS = "SELECT n, name, host, pid, boot_id, lock_file, queues, concurrency, threads, started_at FROM fireforget_worker"
-
-WORKERS_AND_LOAD = f"""
-SELECT name, host, pid, queues, concurrency, threads, started_at, (
-    SELECT count(*)
-    FROM fireforget_job INDEXED BY fireforget_active
-    WHERE state = {ACTIVE} AND worker = fireforget_worker.n
-), lock_file, boot_id
-FROM fireforget_worker
-ORDER BY n
-"""
-
-JOBS_IN_HANDS = f"""
-SELECT {JOB_COLUMNS}
-FROM fireforget_job INDEXED BY fireforget_active
-WHERE state = {ACTIVE} AND worker = (SELECT n FROM fireforget_worker WHERE name = :name)
-ORDER BY n
-LIMIT :most
-"""
-
-
-@cache
-def running_jobs(jobs: int) -> str:
-    """Return the statement that reads `jobs` active jobs by the numbers that boards name; `+` keeps it to the rows' numbers."""
-    return f"""
-SELECT n, nonce, task_id, type, queue
-FROM fireforget_job
-WHERE n IN ({", ".join("?" * jobs)}) AND +state = {ACTIVE}
-"""
-
-
-# What was processed by day; day 0 is what came before the days that are kept.
-TOTALS = """
-SELECT
-    queue,
-    coalesce(sum(CASE WHEN began = :today THEN processed END), 0),
-    coalesce(sum(CASE WHEN began = :today THEN failed END), 0),
-    sum(processed),
-    sum(failed)
-FROM fireforget_history
-WHERE span = 86400
-  AND type = ''
-GROUP BY queue
-"""
-
-TOTALS_OF_QUEUE = TOTALS.replace("GROUP BY queue", "  AND queue = :queue\nGROUP BY queue")
-
-_HISTORY_COLUMNS = "processed, failed, retried, archived, timed, run_seconds, waited, wait_seconds"
-_SUMS = ", ".join(f"sum({column})" for column in _HISTORY_COLUMNS.split(", "))
-
-# Type '' for all types together, queue NULL for all queues.
-HISTORY = f"""
-SELECT began, {_SUMS}
-FROM fireforget_history
-WHERE span = :span
-  AND type = :type
-  AND (:queue IS NULL OR queue = :queue)
-  AND began >= :first
-GROUP BY began
-"""
-
-HISTORY_OF_TYPES = f"""
-SELECT type, {_SUMS}
-FROM fireforget_history
-WHERE span = :span
-  AND type > ''
-  AND (:queue IS NULL OR queue = :queue)
-  AND began >= :first
-GROUP BY type
-ORDER BY sum(processed) DESC, type
-"""
-
-DELETE_HISTORY_OF_QUEUE = "DELETE FROM fireforget_history WHERE queue = :queue"
-
-# One job of a sample. What a row takes beside its texts, and in the indexes, is `_inspect_facts.ROW_BYTES`.
-SIZE_OF_JOB = """
-SELECT
-    queue,
-    length(type) + length(queue) + coalesce(length(payload), 0) + coalesce(length(headers), 0) + coalesce(length(result), 0)
-        + coalesce(length(last_error), 0)
-FROM fireforget_job
-WHERE n >= :n
-ORDER BY n
-LIMIT 1
-"""
 
 # --- workers: their own row ---------------------------------------------------------------------------------------------
+
+WORKERS = "SELECT n, name, host, pid, boot_id, lock_file, queues, concurrency, threads, started_at FROM fireforget_worker"
 
 INSERT_WORKER = """
 INSERT INTO fireforget_worker (name, host, pid, boot_id, lock_file, queues, concurrency, threads, started_at, schedules, limits)
@@ -372,300 +265,19 @@ WHERE n IN ({", ".join("?" * jobs)})
 """
 
 
-# --- workers: claiming jobs with limits -----------------------------------------------------------------------------------
-# What runs is counted in the rows themselves, inside the transaction that claims: whatever kills a worker, no slot is lost.
-
-_LANE = f"state = {PENDING} AND queue = :queue AND type = :type"
-
-# The keys of a lane after one of them, by skipping from key to key: as many steps as there are keys, however many jobs they have.
-KEYS_AFTER = f"""
-WITH RECURSIVE step(key) AS (
-    SELECT min(limit_key)
-    FROM fireforget_job INDEXED BY fireforget_claim
-    WHERE {_LANE} AND limit_key > :after
-    UNION ALL
-    SELECT (
-        SELECT min(limit_key)
-        FROM fireforget_job INDEXED BY fireforget_claim
-        WHERE {_LANE} AND limit_key > step.key
-    )
-    FROM step
-    WHERE step.key IS NOT NULL
-    LIMIT :most
-)
-SELECT key
-FROM step
-WHERE key IS NOT NULL
-"""
-
-# Where a walk is long: the keys of the jobs that were stored lately, by their numbers.
-NEW_KEYS = f"""
-SELECT DISTINCT queue, type, limit_key
-FROM fireforget_job NOT INDEXED
-WHERE n > :seen
-  AND n <= :last
-  AND state = {PENDING}
-  AND limit_key IS NOT NULL
-"""
-
-FIRST_OF_KEY = f"""
-SELECT n, priority, due
-FROM fireforget_job INDEXED BY fireforget_claim
-WHERE {_LANE} AND limit_key = :limit_key
-ORDER BY priority DESC, due, n
-LIMIT :most
-"""
-
-# Active jobs are as few as workers have in their hands.
-RUNNING_OF_KEYS = f"""
-SELECT limit_key, count(*)
-FROM fireforget_job INDEXED BY fireforget_limited
-WHERE state = {ACTIVE} AND limit_key IS NOT NULL
-GROUP BY limit_key
-"""
-RUNNING_OF_KEY = f"""
-SELECT count(*)
-FROM fireforget_job INDEXED BY fireforget_limited
-WHERE state = {ACTIVE} AND limit_key IS NOT NULL AND limit_key = :limit_key
-"""
-
-
-# `:latest` is there for a clock that was ahead once: what it noted is not to hold anything up for longer than a window.
-_COUNTED = "limit_key = :limit_key AND at > :after AND at <= :latest"
-STARTS_OF_KEY = f"SELECT count(*) FROM fireforget_start INDEXED BY fireforget_start_key WHERE {_COUNTED}"
-STARTED_BEFORE = f"""
-SELECT at
-FROM fireforget_start INDEXED BY fireforget_start_key
-WHERE {_COUNTED}
-ORDER BY at DESC
-LIMIT 1 OFFSET :newer
-"""
-NOTE_START = "INSERT INTO fireforget_start (limit_key, at, until, job) VALUES (?, ?, ?, ?)"
-
-# A few at a time, in passing, and more than are added.
-REMOVE_OLD_STARTS = """
-DELETE FROM fireforget_start
-WHERE rowid IN (
-    SELECT rowid
-    FROM fireforget_start INDEXED BY fireforget_start_until
-    WHERE until <= :now
-    LIMIT :most
-)
-"""
-
-# Before the job is put back, which ends the fence: its last start did not happen.
-GIVE_START_BACK = """
-DELETE FROM fireforget_start
-WHERE rowid = (
-    SELECT max(fireforget_start.rowid)
-    FROM fireforget_job AS job
-    JOIN fireforget_start INDEXED BY fireforget_start_key
-        ON fireforget_start.limit_key = job.limit_key AND fireforget_start.job = job.n
-    WHERE job.n = ? AND job.worker = ? AND job.claim = ?
-)
-RETURNING limit_key
-"""
-
-# Jobs that a program stored that knows no handlers: what their keys are made of is their payload.
-WITHOUT_KEY = f"""
-SELECT n, CASE WHEN :reads THEN CAST(payload AS TEXT) END
-FROM fireforget_job INDEXED BY fireforget_claim
-WHERE {_LANE} AND limit_key IS NULL
-ORDER BY priority DESC, due, n
-LIMIT :most
-"""
-SET_KEY = f"UPDATE fireforget_job SET limit_key = :limit_key WHERE n = :n AND state = {PENDING} AND limit_key IS NULL"
-
-LIMIT_KEY_OF = "SELECT limit_key FROM fireforget_job WHERE n = :n"
-LIMITS_OF_WORKERS = "SELECT limits FROM fireforget_worker WHERE limits <> '{}' ORDER BY n"
-
-# --- workers: groups ------------------------------------------------------------------------------------------------------
-# Members wait in state aggregating. When a group is complete they get the number of the job that aggregates them as their batch;
-# later arrivals begin the group anew. That job replaces them by one task in a transaction of its own. Until then they share its
-# fate: while it is archived or cancelled so are they, and once it is gone they have no batch any more.
-
-OPEN_GROUPS = f"""
-SELECT queue, group_name, count(*), CAST(min(enqueued_at) AS REAL), CAST(max(enqueued_at) AS REAL)
-FROM fireforget_job INDEXED BY fireforget_group
-WHERE state = {AGGREGATING} AND batch IS NULL
-GROUP BY queue, group_name
-"""
-
-CLOSE_BATCH = f"""
-UPDATE fireforget_job
-SET batch = :batch, enqueued_at = CAST(enqueued_at AS REAL)
-WHERE n IN (
-    SELECT n
-    FROM fireforget_job INDEXED BY fireforget_group
-    WHERE state = {AGGREGATING} AND batch IS NULL AND queue = :queue AND group_name = :group
-    ORDER BY enqueued_at, n
-    LIMIT :most
-)
-"""
-
-# A member that somebody runs, archives or cancels by hand has no batch any more.
-MEMBERS = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE batch = :batch ORDER BY n"
-DELETE_MEMBERS = "DELETE FROM fireforget_job WHERE batch = :batch"
-
-# The batches whose members are not as the job is that aggregates them; with that job's state (NULL when it is gone), end and
-# error. One member speaks for all, since they change together. From one batch to the next by a seek, so that the cost is that of
-# the batches, however many members each has; most often there are none.
-STRAY_BATCHES = f"""
-WITH RECURSIVE closed(batch) AS (
-    SELECT min(batch) FROM fireforget_job INDEXED BY fireforget_batch WHERE batch IS NOT NULL
-    UNION ALL
-    SELECT (SELECT min(batch) FROM fireforget_job INDEXED BY fireforget_batch WHERE batch > closed.batch)
-    FROM closed
-    WHERE closed.batch IS NOT NULL
-)
-SELECT closed.batch, job.state, job.completed_at, job.last_error
-FROM closed
-LEFT JOIN fireforget_job AS job ON job.n = closed.batch
-WHERE closed.batch IS NOT NULL
-  AND (
-      job.n IS NULL
-      OR (SELECT state FROM fireforget_job INDEXED BY fireforget_batch WHERE batch = closed.batch LIMIT 1)
-          <> CASE WHEN job.state IN ({ARCHIVED}, {CANCELLED}) THEN job.state ELSE {AGGREGATING} END
-  )
-"""
-
-# Open groups in the index that is made for them, closed ones by their batch: neither reads other jobs.
-GROUPS = f"""
-SELECT queue, group_name, 0 AS closed, count(*), CAST(min(enqueued_at) AS REAL), CAST(max(enqueued_at) AS REAL)
-FROM fireforget_job INDEXED BY fireforget_group
-WHERE state = {AGGREGATING} AND batch IS NULL AND (:queue IS NULL OR queue = :queue)
-GROUP BY queue, group_name
-UNION ALL
-SELECT queue, group_name, 1, count(*), CAST(min(enqueued_at) AS REAL), CAST(max(enqueued_at) AS REAL)
-FROM fireforget_job INDEXED BY fireforget_batch
-WHERE batch IS NOT NULL AND state = {AGGREGATING} AND (:queue IS NULL OR queue = :queue)
-GROUP BY batch, queue, group_name
-"""
-
-# --- idempotent handlers --------------------------------------------------------------------------------------------------
-# A key is free when nobody has it, when what it stood for has expired, and when the job that took it is not active: an active
-# job's process may still be running, and no other's is. The token is the fence: it is another each time the key is taken.
-
-_HELD = f"EXISTS (SELECT 1 FROM fireforget_job WHERE n = owner AND state = {ACTIVE})"
-
-# A few at a time, in passing; a key never expires under a running job.
-REMOVE_EXPIRED_KEYS = f"""
-DELETE FROM fireforget_idempotency
-WHERE rowid IN (
-    SELECT rowid
-    FROM fireforget_idempotency INDEXED BY fireforget_idempotency_expiry
-    WHERE expires_at <= :now AND NOT {_HELD}
-    LIMIT :most
-)
-"""
-
-LOOK_AT_KEY = f"""
-SELECT owner, taken_at, expires_at, result, {_HELD}
-FROM fireforget_idempotency
-WHERE type = :type AND key = :key
-"""
-
-TAKE_KEY = """
-INSERT OR REPLACE INTO fireforget_idempotency (type, key, token, owner, taken_at, expires_at)
-VALUES (:type, :key, :token, :owner, :now, :expires_at)
-"""
-
-_OUR_KEY = "type = :type AND key = :key AND token = :token"
-KEEP_KEY = f"UPDATE fireforget_idempotency SET owner = NULL, result = :result, expires_at = :expires_at WHERE {_OUR_KEY}"
-RELEASE_KEY = f"DELETE FROM fireforget_idempotency WHERE {_OUR_KEY}"
-
-NUMBER_OF_TASK_ID = "SELECT n FROM fireforget_job WHERE task_id = :task_id"
-
-# --- workers: schedules ---------------------------------------------------------------------------------------------------
-
-_SCHEDULE_COLUMNS = "name, type, queue, expression, timezone, missed, digest, next_at, last_at, paused_at"
-
-SCHEDULES = f"SELECT {_SCHEDULE_COLUMNS} FROM fireforget_schedule ORDER BY name"
-SCHEDULE = f"SELECT {_SCHEDULE_COLUMNS} FROM fireforget_schedule WHERE name = :name"
-
-# Who may say what a schedule is: the newest of the workers that have it. In the order of their start.
-SCHEDULES_OF_WORKERS = "SELECT n, schedules FROM fireforget_worker WHERE schedules <> '{}' ORDER BY n"
-
-# A pause and the last tick are kept when the registry's words change.
-DEFINE_SCHEDULE = f"""
-INSERT INTO fireforget_schedule ({_SCHEDULE_COLUMNS})
-VALUES (:name, :type, :queue, :expression, :timezone, :missed, :digest, :next_at, NULL, NULL)
-ON CONFLICT (name) DO UPDATE SET
-    type = :type, queue = :queue, expression = :expression, timezone = :timezone, missed = :missed, digest = :digest,
-    next_at = :next_at
-"""
-
-# The fence: of all who want to enqueue a tick, one finds it still to come. The transaction that moves it on inserts the job.
-ADVANCE_SCHEDULE = """
-UPDATE fireforget_schedule
-SET next_at = :next_at, last_at = coalesce(:last_at, last_at)
-WHERE name = :name
-  AND next_at = :expected
-  AND digest = :digest
-  AND paused_at IS NULL
-"""
-
-PAUSE_SCHEDULE = "UPDATE fireforget_schedule SET paused_at = :now WHERE name = :name AND paused_at IS NULL"
-RESUME_SCHEDULE = """
-UPDATE fireforget_schedule
-SET paused_at = NULL, next_at = :next_at
-WHERE name = :name AND paused_at IS NOT NULL
-"""
-DELETE_SCHEDULE = "DELETE FROM fireforget_schedule WHERE name = :name"
-DELETE_SCHEDULE_EVENTS = "DELETE FROM fireforget_schedule_event WHERE schedule = :name"
-
-ADD_SCHEDULE_EVENT = """
-INSERT INTO fireforget_schedule_event (schedule, n, tick, at, outcome, job, detail)
-VALUES (
-    :name, coalesce((SELECT max(n) FROM fireforget_schedule_event WHERE schedule = :name), 0) + 1, :tick, :now, :outcome, :job,
-    :detail
-)
-"""
-
-# By number, so that the end of the history is found without counting it.
-TRIM_SCHEDULE_EVENTS = """
-DELETE FROM fireforget_schedule_event
-WHERE schedule = :name
-  AND n <= (SELECT max(n) FROM fireforget_schedule_event WHERE schedule = :name) - :most
-"""
-
-SCHEDULE_EVENTS = """
-SELECT tick, at, outcome, job, detail
-FROM fireforget_schedule_event
-WHERE schedule = :name
-ORDER BY n DESC
-LIMIT :most
-"""
-
-# A tick whose payload is built in a child: the job that builds it notes as its result which job it has enqueued, in the same
-# transaction. A run that comes again finds the note.
-NOTE_ENQUEUED = "UPDATE fireforget_job SET result = :result WHERE n = :n"
-NOTE_BUILT = """
-UPDATE fireforget_schedule_event
-SET job = :job, outcome = :outcome, detail = :detail
-WHERE schedule = :name AND job = :builder
-"""
-
 # --- workers: settling, one row each, fenced by owner and claim -----------------------------------------------------------
 # No row means that the job is no longer ours: the result comes too late and is discarded.
 
 # A job that ended holds its unique key no more, but keeps it in mind, so that a later run can take it again. The number in it
 # makes it unlike every key that is held.
 RELEASED = "was:"
-_RELEASED_KEY = (
+RELEASED_KEY = (
     f"CASE WHEN substr(unique_key, 1, {len(RELEASED)}) = '{RELEASED}' THEN unique_key "
     f"ELSE '{RELEASED}' || n || ':' || unique_key END"
 )
 
-# Members of a group follow the job that aggregates them (`STRAY_BATCHES`); without `:batch_kept` they are an open group again.
-FOLLOW_AGGREGATE = f"""
-UPDATE fireforget_job
-SET state = :state, batch = :batch_kept, completed_at = :completed_at, last_error = :why,
-    unique_key = CASE WHEN :state = {AGGREGATING} THEN unique_key ELSE {_RELEASED_KEY} END
-WHERE batch = :batch
-"""
 
-_FENCE = "WHERE n = ? AND worker = ? AND claim = ?"
+FENCE = "WHERE n = ? AND worker = ? AND claim = ?"
 
 
 @cache
@@ -673,28 +285,17 @@ def remove_settled(jobs: int) -> str:
     """Return the statement that removes `jobs` jobs of one worker and one claim number; half the cost of one statement a job.
 
     Nearly all jobs are run once, so the claim numbers of a batch are alike. Those that others wait for, or that have waited for
-    others, stay for `linked_left`: a job becomes one of them at any time, also while it runs, so that only this statement knows.
+    others, stay for `_dependencies.linked_left`: a job becomes one of them at any time, also while it runs, so that only this
+    statement knows.
     """
     return f"DELETE FROM fireforget_job WHERE n IN ({', '.join('?' * jobs)}) AND worker = ? AND claim = ? AND linked IS NULL"
-
-
-@cache
-def linked_left(jobs: int) -> str:
-    """Return the statement for the jobs that `remove_settled` with the same parameters has left."""
-    return f"SELECT n, linked, started_at FROM fireforget_job WHERE n IN ({', '.join('?' * jobs)}) AND worker = ? AND claim = ?"
-
-
-@cache
-def linked_among(jobs: int) -> str:
-    """Return the statement for those of `jobs` jobs that others wait for, or that have waited for others."""
-    return f"SELECT n, state, linked, last_error FROM fireforget_job WHERE n IN ({', '.join('?' * jobs)}) AND linked IS NOT NULL"
 
 
 COMPLETE = f"""
 UPDATE fireforget_job
 SET state = {COMPLETED}, worker = NULL, started_at = ?, completed_at = ?, expires_at = ?,
-    result = coalesce(?, result), last_error = ?, unique_key = {_RELEASED_KEY}, cancel_requested_at = NULL
-{_FENCE}
+    result = coalesce(?, result), last_error = ?, unique_key = {RELEASED_KEY}, cancel_requested_at = NULL
+{FENCE}
 """
 
 # A job that fails, or is put back, at the moment when somebody cancels it must not run again.
@@ -706,25 +307,25 @@ SET state = CASE WHEN {_CANCELLED_MEANWHILE} THEN {CANCELLED} ELSE {RETRY} END,
     completed_at = CASE WHEN {_CANCELLED_MEANWHILE} THEN cancel_requested_at END,
     worker = NULL, due = ?, retry_count = retry_count + ?, last_error = coalesce(?, last_error),
     unique_key = CASE
-        WHEN {_CANCELLED_MEANWHILE} THEN {_RELEASED_KEY}
+        WHEN {_CANCELLED_MEANWHILE} THEN {RELEASED_KEY}
         WHEN unique_until > ? THEN unique_key
     END,
     cancel_requested_at = NULL
-{_FENCE}
+{FENCE}
 """
 
 ARCHIVE = f"""
 UPDATE fireforget_job
 SET state = {ARCHIVED}, worker = NULL, completed_at = ?, last_error = ?,
-    unique_key = {_RELEASED_KEY}, cancel_requested_at = NULL
-{_FENCE}
+    unique_key = {RELEASED_KEY}, cancel_requested_at = NULL
+{FENCE}
 """
 
 CANCEL_ACTIVE = f"""
 UPDATE fireforget_job
 SET state = {CANCELLED}, worker = NULL, completed_at = ?, last_error = ?,
-    unique_key = {_RELEASED_KEY}, cancel_requested_at = NULL
-{_FENCE}
+    unique_key = {RELEASED_KEY}, cancel_requested_at = NULL
+{FENCE}
 """
 
 # Put back with its due time unchanged, so that it is among the first to run again; no attempt is counted.
@@ -732,12 +333,11 @@ PUT_BACK = f"""
 UPDATE fireforget_job
 SET state = CASE WHEN {_CANCELLED_MEANWHILE} THEN {CANCELLED} ELSE {PENDING} END,
     completed_at = CASE WHEN {_CANCELLED_MEANWHILE} THEN cancel_requested_at END,
-    unique_key = CASE WHEN {_CANCELLED_MEANWHILE} THEN {_RELEASED_KEY} ELSE unique_key END,
+    unique_key = CASE WHEN {_CANCELLED_MEANWHILE} THEN {RELEASED_KEY} ELSE unique_key END,
     worker = NULL, started_at = NULL, cancel_requested_at = NULL
-{_FENCE}
+{FENCE}
 """
 
-REMOVE_LINKED = f"DELETE FROM fireforget_job {_FENCE}"
 # A job that no worker can read, since another program wrote text into the table itself: everybody else can, afterwards.
 MAKE_NUMBERS = """
 UPDATE fireforget_job
@@ -747,8 +347,13 @@ SET nonce = CAST(nonce AS INTEGER), priority = CAST(priority AS INTEGER), due = 
 WHERE n = :n
 """
 
-WRITE_RESULT = f"UPDATE fireforget_job SET result = ? {_FENCE}"
-WRITE_PROGRESS = f"UPDATE fireforget_job SET progress = ?, progress_note = ? {_FENCE}"
+WRITE_RESULT = f"UPDATE fireforget_job SET result = ? {FENCE}"
+WRITE_PROGRESS = f"UPDATE fireforget_job SET progress = ?, progress_note = ? {FENCE}"
+
+# Whether a job is still in a worker's hands: its process may have settled it and died before it could say so.
+IS_OURS = f"SELECT 1 FROM fireforget_job {FENCE}"
+
+# --- workers: what goes with a job: its attempts, its steps -----------------------------------------------------------
 
 # The number after the highest one so far: a job that a person runs again keeps its history.
 INSERT_ATTEMPT = """
@@ -760,6 +365,7 @@ WHERE job.n = ? AND job.worker = ? AND job.claim = ?
 """
 
 DELETE_ATTEMPTS = "DELETE FROM fireforget_attempt WHERE job = ?"
+DELETE_STEPS = "DELETE FROM fireforget_step WHERE job = ?"
 
 # Only where the removal before it found the job: a late result must not take the history of a job that still is.
 DELETE_ATTEMPTS_OF_GONE = """
@@ -767,46 +373,13 @@ DELETE FROM fireforget_attempt
 WHERE job = ?1
   AND NOT EXISTS (SELECT 1 FROM fireforget_job WHERE n = ?1)
 """
-
-# --- running jobs: steps ------------------------------------------------------------------------------------------------
-# Fenced like every settling statement: a run whose job was given to another stores nothing.
-
-STORED_STEP = "SELECT result FROM fireforget_step WHERE job = ? AND name = ?"
-
-INSERT_STEP = f"""
-INSERT INTO fireforget_step (job, name, result, stored_at)
-SELECT n, ?, ?, ?
-FROM fireforget_job
-{_FENCE}
-"""
-
-# Once a job: an update writes the whole row anew, and its payload may be large.
-MARK_STEPS = "UPDATE fireforget_job SET has_steps = 1 WHERE n = ? AND has_steps = 0"
-
-STEPS = """
-SELECT name, stored_at, result
-FROM fireforget_step
-WHERE job = :n
-ORDER BY n
-"""
-
-DELETE_STEPS = "DELETE FROM fireforget_step WHERE job = ?"
-
 DELETE_STEPS_OF_GONE = """
 DELETE FROM fireforget_step
 WHERE job = ?1
   AND NOT EXISTS (SELECT 1 FROM fireforget_job WHERE n = ?1)
 """
 
-# Of completed jobs that begin anew.
-DELETE_STEPS_OF_PENDING = f"""
-DELETE FROM fireforget_step
-WHERE job = ?1
-  AND EXISTS (SELECT 1 FROM fireforget_job WHERE n = ?1 AND state = {PENDING})
-"""
-
-# Whether a job is still in a worker's hands: its process may have settled it and died before it could say so.
-IS_OURS = f"SELECT 1 FROM fireforget_job {_FENCE}"
+# --- workers: hooks ---------------------------------------------------------------------------------------------------
 
 # A job as a hook is to see it, when the verdict stands: no row, and the verdict came too late. Its claim tells that.
 SUBJECT_OF_HOOK = f"SELECT {JOB_COLUMNS} FROM fireforget_job WHERE n = ? AND claim = ? AND worker IS NULL"
@@ -818,161 +391,6 @@ INSERT INTO fireforget_job (
     nonce, type, queue, state, priority, due, payload, headers, max_retry, timeout, retention, enqueued_at
 )
 VALUES (abs(random() % 4294967296), :type, :queue, {PENDING}, {2**62}, :now, :payload, :headers, 0, :timeout, 0, :now)
-"""
-
-# --- workers: what was processed ------------------------------------------------------------------------------------------
-
-_ADDED = ", ".join(f"{column} = {column} + excluded.{column}" for column in _HISTORY_COLUMNS.split(", "))
-
-# In the order of `_history.Ended`, after the span and its beginning.
-ADD_TO_HISTORY = f"""
-INSERT INTO fireforget_history (span, began, queue, type, {_HISTORY_COLUMNS})
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (span, type, queue, began) DO UPDATE SET {_ADDED}
-"""
-
-# Sums of days that are too old are added up under 0, so that totals stay whole; what they were made of is forgotten.
-FOLD_DAYS = f"""
-INSERT INTO fireforget_history (span, began, queue, type, {_HISTORY_COLUMNS})
-SELECT span, 0, queue, type, {_SUMS}
-FROM fireforget_history
-WHERE span = :span
-  AND type = ''
-  AND began BETWEEN 1 AND :oldest - 1
-GROUP BY span, queue, type
-ON CONFLICT (span, type, queue, began) DO UPDATE SET {_ADDED}
-"""
-DELETE_HISTORY = "DELETE FROM fireforget_history WHERE span = :span AND began BETWEEN 1 AND :oldest - 1"
-
-TYPES_OF_DAY = """
-SELECT type
-FROM fireforget_history
-WHERE span = 86400
-  AND type > ''
-  AND queue = :queue
-  AND began = :began
-"""
-
-# --- jobs that wait for others --------------------------------------------------------------------------------------------
-# `linked` is NULL for nearly all jobs; else a set of these bits. Once set they stay, but for the last.
-
-NEEDED = 1  # others wait for it, or have
-NEEDS = 2  # it waits for others, or has
-RUNS_ANYWAY = 4  # it runs when those have ended, however they have
-FELL = 8  # it was archived or cancelled because one of those was
-
-NEED_BY_NUMBER = "SELECT n, nonce, task_id, state, linked, last_error FROM fireforget_job WHERE n = ?"
-NEED_BY_TASK_ID = "SELECT n, nonce, task_id, state, linked, last_error FROM fireforget_job WHERE task_id = ?"
-
-# A completed job that is about to expire is kept for the one that now waits for it, with its result.
-MARK_NEEDED = f"""
-UPDATE fireforget_job
-SET linked = coalesce(linked, 0) | {NEEDED}, expires_at = NULL
-WHERE n = ? AND (coalesce(linked, 0) & {NEEDED} = 0 OR expires_at IS NOT NULL)
-"""
-
-INSERT_DEPENDENCY = """
-INSERT INTO fireforget_dependency (job, need, place, id, outcome, reason)
-VALUES (?, ?, ?, ?, ?, ?)
-"""
-
-# Of a job that was enqueued after one that has failed already.
-FALL_AT_ONCE = f"UPDATE fireforget_job SET completed_at = ?, last_error = ?, unique_key = {_RELEASED_KEY} WHERE n = ?"
-
-ANY_DEPENDANT = "SELECT id FROM fireforget_dependency INDEXED BY fireforget_dependants WHERE need = ? LIMIT 1"
-HOLD = "UPDATE fireforget_job SET expires_at = NULL WHERE n = ?"
-
-INSERT_NEWS = "INSERT INTO fireforget_news (job, what, reason) VALUES (?, ?, ?)"
-FIRST_NEWS = "SELECT n, job, what, reason FROM fireforget_news ORDER BY n LIMIT 1"
-DELETE_NEWS = "DELETE FROM fireforget_news WHERE n = ?"
-HAS_NEWS = "SELECT EXISTS (SELECT 1 FROM fireforget_news)"
-
-OPEN_DEPENDANTS = """
-SELECT dependency.job, coalesce(job.linked, 0)
-FROM fireforget_dependency AS dependency INDEXED BY fireforget_dependants
-LEFT JOIN fireforget_job AS job ON job.n = dependency.job
-WHERE dependency.need = ? AND dependency.outcome IS NULL
-LIMIT ?
-"""
-
-SET_OUTCOME = "UPDATE fireforget_dependency SET outcome = ?, reason = ? WHERE job = ? AND need = ?"
-
-# Due from now on, and not since it was enqueued: it could not have run before.
-UNBLOCK = f"""
-UPDATE fireforget_job
-SET state = CASE WHEN due <= :now THEN {PENDING} ELSE {SCHEDULED} END, due = max(due, :now)
-WHERE n = :n
-  AND state = {BLOCKED}
-  AND NOT EXISTS (
-    SELECT 1
-    FROM fireforget_dependency INDEXED BY fireforget_open_need
-    WHERE job = :n AND outcome IS NULL
-  )
-"""
-
-FALL = f"""
-UPDATE fireforget_job
-SET state = :state, completed_at = :now, last_error = :reason, unique_key = {_RELEASED_KEY}, linked = linked | {FELL}
-WHERE n = :n AND state = {BLOCKED} AND linked & {RUNS_ANYWAY} = 0
-"""
-
-# Those that still wait, and those that ended, most of them because of it; the others have run without it, or are to.
-FAILED_DEPENDANTS = f"""
-SELECT dependency.job, job.linked
-FROM fireforget_dependency AS dependency INDEXED BY fireforget_dependants
-JOIN fireforget_job AS job ON job.n = dependency.job
-WHERE dependency.need = ? AND dependency.outcome > {COMPLETED}
-  AND job.state IN ({BLOCKED}, {ARCHIVED}, {CANCELLED})
-LIMIT ?
-"""
-
-# Its unique key is taken again if it is still free; nobody is there to be told that it is not.
-RISE = f"""
-UPDATE fireforget_job
-SET state = {BLOCKED}, completed_at = NULL, last_error = NULL, linked = linked & ~{FELL},
-    unique_key = CASE
-        WHEN unique_until > :now AND NOT EXISTS (
-            SELECT 1 FROM fireforget_job AS holder WHERE holder.unique_key = substr(fireforget_job.unique_key, :skip)
-        ) THEN substr(unique_key, :skip)
-        ELSE unique_key
-    END
-WHERE n = :n
-  AND state IN ({ARCHIVED}, {CANCELLED})
-  AND linked & {FELL}
-  AND NOT EXISTS (
-    SELECT 1
-    FROM fireforget_dependency INDEXED BY fireforget_failed_need
-    WHERE job = :n AND outcome > {COMPLETED}
-  )
-"""
-
-NEEDS_OF = "SELECT need FROM fireforget_dependency WHERE job = ? LIMIT ?"
-DELETE_DEPENDENCY = "DELETE FROM fireforget_dependency WHERE job = ? AND need = ?"
-
-_RELEASED_NEED = f"""
-WHERE n = :n
-  AND state = {COMPLETED}
-  AND expires_at IS NULL
-  AND NOT EXISTS (SELECT 1 FROM fireforget_dependency INDEXED BY fireforget_dependants WHERE need = :n)
-"""
-REMOVE_RELEASED = f"DELETE FROM fireforget_job {_RELEASED_NEED} AND completed_at + retention <= :now"
-EXPIRE_RELEASED = f"UPDATE fireforget_job SET expires_at = completed_at + retention {_RELEASED_NEED}"
-
-WAITS_FOR = """
-SELECT dependency.id, dependency.outcome, dependency.reason, job.state, job.result
-FROM fireforget_dependency AS dependency
-LEFT JOIN fireforget_job AS job ON job.n = dependency.need
-WHERE dependency.job = :n
-ORDER BY dependency.place
-"""
-
-WAITED_FOR_BY = """
-SELECT job.n, job.nonce, job.task_id, job.state
-FROM fireforget_dependency AS dependency INDEXED BY fireforget_dependants
-JOIN fireforget_job AS job ON job.n = dependency.job
-WHERE dependency.need = :n
-ORDER BY job.n
-LIMIT :most
 """
 
 # --- workers: the jobs of dead ones -------------------------------------------------------------------------------------
@@ -993,7 +411,7 @@ RETURN_JOB = f"""
 UPDATE fireforget_job
 SET state = CASE WHEN {_CANCELLED_MEANWHILE} THEN {CANCELLED} ELSE {PENDING} END,
     completed_at = CASE WHEN {_CANCELLED_MEANWHILE} THEN cancel_requested_at END,
-    unique_key = CASE WHEN {_CANCELLED_MEANWHILE} THEN {_RELEASED_KEY} ELSE unique_key END,
+    unique_key = CASE WHEN {_CANCELLED_MEANWHILE} THEN {RELEASED_KEY} ELSE unique_key END,
     worker = NULL, started_at = NULL, cancel_requested_at = NULL, claim = claim + 1, worker_deaths = worker_deaths + :died
 WHERE n = :n AND worker = :worker
 """
@@ -1001,7 +419,7 @@ WHERE n = :n AND worker = :worker
 ARCHIVE_AFTER_DEATHS = f"""
 UPDATE fireforget_job
 SET state = {ARCHIVED}, worker = NULL, claim = claim + 1, worker_deaths = worker_deaths + 1, completed_at = :now,
-    last_error = :error, unique_key = {_RELEASED_KEY}, cancel_requested_at = NULL
+    last_error = :error, unique_key = {RELEASED_KEY}, cancel_requested_at = NULL
 WHERE n = :n AND worker = :worker
 """
 
@@ -1026,302 +444,3 @@ LIMIT :most
 """
 
 DELETE_JOB = "DELETE FROM fireforget_job WHERE n = ?"
-
-# --- limits of what a queue keeps ------------------------------------------------------------------------------------------
-
-LIMITS = "SELECT queue, state, most, age FROM fireforget_keep"
-LIMITS_OF_QUEUE = "SELECT state, most, age FROM fireforget_keep WHERE queue = :queue"
-
-SET_LIMIT = """
-INSERT INTO fireforget_keep (queue, state, most, age)
-VALUES (:queue, :state, :most, :age)
-ON CONFLICT (queue, state) DO UPDATE SET most = :most, age = :age
-"""
-
-DELETE_LIMIT = "DELETE FROM fireforget_keep WHERE queue = :queue AND state = :state"
-DELETE_LIMITS_OF_QUEUE = "DELETE FROM fireforget_keep WHERE queue = :queue"
-
-# A queue with limits is known, like one that was paused.
-KNOW_QUEUE = "INSERT INTO fireforget_queue (name, paused_at) VALUES (:queue, NULL) ON CONFLICT (name) DO NOTHING"
-
-# `state > 4` is the index's own WHERE. Its order is that in which jobs ended.
-_ENDED = "FROM fireforget_job INDEXED BY fireforget_resting WHERE state > 4 AND state = :state AND queue = :queue"
-
-OLDEST_ENDED = f"SELECT min(completed_at) {_ENDED}"
-
-# A completed job without an expiry is kept for others, and they may need it for longer than any limit.
-_NOT_KEPT = f"NOT (state = {COMPLETED} AND expires_at IS NULL)"
-ENDED_BEFORE = f"SELECT n {_ENDED} AND completed_at <= :before AND {_NOT_KEPT} ORDER BY completed_at, n LIMIT :batch"
-
-# Counting walks the index of one queue and state: a read, on a thread that nobody waits for.
-ENDED_BEYOND = f"""
-SELECT n {_ENDED} AND {_NOT_KEPT}
-ORDER BY completed_at, n
-LIMIT max(0, min(:batch, (SELECT count(*) {_ENDED}) - :most))
-"""
-
-# --- inspection and administration ----------------------------------------------------------------------------------------
-# Jobs are listed by row number. Of those that rest, the index has each queue's in this order. For the others there are two ways:
-# by the index of the state, sorting its numbers, which costs what the jobs in the state cost; or through the table, a window of
-# row numbers at a time, which is cheap where the state is common. `_inspect_find` takes the first where few are in the state.
-
-_DUE_TERM = f"state IN ({SCHEDULED}, {RETRY})"
-_ENDED_TERM = f"state IN ({COMPLETED}, {ARCHIVED}, {CANCELLED})"
-FIRST_RESTING = 5
-
-# The term repeats the index's own WHERE, word for word: SQLite uses a partial index only where the query implies it.
-_INDEX_OF_STATE = {
-    PENDING: ("fireforget_claim", f"state = {PENDING}"),
-    ACTIVE: ("fireforget_active", f"state = {ACTIVE}"),
-    **dict.fromkeys((SCHEDULED, RETRY), ("fireforget_due", _DUE_TERM)),
-    **{number: ("fireforget_listed", "state > 4") for number in STATE_NUMBER.values() if number >= FIRST_RESTING},
-}
-
-_AGE = f"CASE WHEN {_ENDED_TERM} THEN coalesce(completed_at, enqueued_at) ELSE enqueued_at END"
-
-_FILTERS = {
-    "queue": "queue = :queue",
-    "type": "type = :type",
-    "type_prefix": "substr(type, 1, length(:type_prefix)) = :type_prefix",
-    "before": f"{_AGE} <= :before",
-    "since": f"{_AGE} > :since",
-    "error": "instr(last_error, :error) > 0",
-    "as_read": "payload IS :as_read",
-    "group": "group_name = :group",
-}
-"""What jobs can be narrowed by: the name of the parameter, and its condition."""
-
-
-# Text that a payload must have to match, so that most are passed over without decoding them. It may be written otherwise with a
-# backslash, and a number with an exponent: whoever reads the payload decides.
-def _hint(name: str) -> str:
-    exponent = " OR payload GLOB '*[0-9][eE]*'" if name.startswith("number_") else ""
-    return f"(instr(payload, :{name}) > 0 OR instr(payload, '\\') > 0{exponent})"
-
-
-def _where(state: int | None, filters: Iterable[str]) -> str:
-    terms = [f"state = {state}"] * (state is not None) + [_FILTERS.get(name) or _hint(name) for name in filters]
-    return "".join(f"\n  AND {term}" for term in terms)
-
-
-def matching(state: int | None, filters: Iterable[str], *, by_index: bool) -> str:
-    """Return the statement for the numbers of up to `:most` jobs, above `:after` and up to `:last`, in order."""
-    index, term = _INDEX_OF_STATE[state] if by_index and state is not None else ("", "")
-    return f"""
-SELECT n
-FROM fireforget_job {f"INDEXED BY {index}" if index else "NOT INDEXED"}
-WHERE n > :after
-  AND n <= :last{term and f" AND {term}"}{_where(state, filters)}
-ORDER BY n
-LIMIT :most
-"""
-
-
-@cache
-def queues_in(state: int) -> str:
-    """Return the statement for the first `:most` queues with jobs in a pending or resting state, skipping from one to another."""
-    index, term = _INDEX_OF_STATE[state]
-    first = f"SELECT queue FROM fireforget_job INDEXED BY {index} WHERE {term} AND state = {state}"
-    return f"""
-WITH RECURSIVE found(queue) AS (
-    SELECT ({first} ORDER BY queue LIMIT 1)
-    UNION ALL
-    SELECT ({first} AND queue > found.queue ORDER BY queue LIMIT 1) FROM found WHERE found.queue IS NOT NULL
-)
-SELECT queue FROM found WHERE queue IS NOT NULL LIMIT :most
-"""
-
-
-QUEUES_OF_OTHERS = f"""
-SELECT queue FROM fireforget_job INDEXED BY fireforget_due WHERE {_DUE_TERM}
-UNION
-SELECT queue FROM fireforget_job INDEXED BY fireforget_active WHERE state = {ACTIVE}
-UNION
-SELECT name FROM fireforget_queue
-UNION
-SELECT queue FROM fireforget_history WHERE span = 86400 AND type = ''
-"""
-
-
-def count_up_to(state: int, filters: Iterable[str]) -> str:
-    """Return the statement that counts the jobs of a state, no further than to `:most`, in the index of the state."""
-    index, term = _INDEX_OF_STATE[state]
-    return f"""
-SELECT count(*)
-FROM (
-    SELECT 1
-    FROM fireforget_job INDEXED BY {index}
-    WHERE {term}{_where(state, filters)}
-    LIMIT :most
-)
-"""
-
-
-@cache
-def next_resting(state: int) -> str:
-    """Return the statement for the number of the next job of a resting state and a queue above `:after`."""
-    index, term = _INDEX_OF_STATE[state]
-    return (
-        f"SELECT min(n) FROM fireforget_job INDEXED BY {index} WHERE {term} AND state = {state} AND queue = :queue AND n > :after"
-    )
-
-
-# Where the next window begins: numbers of jobs that are gone are not walked through one window after another.
-NEXT_NUMBER = "SELECT min(n) FROM fireforget_job WHERE n > :after"
-LAST_NUMBER = "SELECT max(n) FROM fireforget_job"
-
-COUNT_JOBS_OF_QUEUE = "\nUNION ALL\n".join(
-    f"SELECT state, count(*), {'CAST(min(due) AS REAL)' if index == 'fireforget_claim' else 'NULL'} "
-    f"FROM fireforget_job INDEXED BY {index} WHERE {term} AND queue = :queue GROUP BY state"
-    for index, term in dict.fromkeys(_INDEX_OF_STATE.values())
-)
-
-# A queue is known when it has or had jobs, was paused once, or is served by a worker.
-KNOWS_QUEUE = "SELECT " + "\n    OR ".join(
-    [
-        "EXISTS (SELECT 1 FROM fireforget_queue WHERE name = :queue)",
-        "EXISTS (SELECT 1 FROM fireforget_history WHERE span = 86400 AND type = '' AND queue = :queue)",
-        *(
-            f"EXISTS (SELECT 1 FROM fireforget_job INDEXED BY {index} WHERE {term} AND queue = :queue)"
-            for index, term in dict.fromkeys(_INDEX_OF_STATE.values())
-        ),
-    ]
-)
-
-PAUSE_QUEUE = """
-INSERT INTO fireforget_queue (name, paused_at)
-VALUES (:queue, :now)
-ON CONFLICT (name) DO UPDATE SET paused_at = :now WHERE paused_at IS NULL
-"""
-
-RESUME_QUEUE = "UPDATE fireforget_queue SET paused_at = NULL WHERE name = :queue AND paused_at IS NOT NULL"
-DELETE_QUEUE = "DELETE FROM fireforget_queue WHERE name = :queue"
-
-# What one needs to decide about a job beyond `JOB_COLUMNS`.
-LOCK_OF_JOB = "SELECT unique_key, unique_until, payload, deadline, queue, type FROM fireforget_job WHERE n = :n"
-
-_ARCHIVED_BY_HAND = "archived by hand"
-_CANCELLED_BY_HAND = "cancelled before it ran"
-
-# An ended job begins anew: all its retries, no result of the run before. The attempts stay, and later ones are numbered on. One
-# that ended with its group goes back into it; one that still waits there is run by itself.
-_ENDED_WITH_ITS_GROUP = f"batch IS NOT NULL AND {_ENDED_TERM}"
-RUN_JOB = f"""
-UPDATE fireforget_job
-SET state = CASE WHEN {_ENDED_WITH_ITS_GROUP} THEN {AGGREGATING} ELSE {PENDING} END,
-    due = :now,
-    retry_count = CASE WHEN {_ENDED_TERM} THEN 0 ELSE retry_count END,
-    worker_deaths = CASE WHEN {_ENDED_TERM} THEN 0 ELSE worker_deaths END,
-    last_error = CASE WHEN last_error NOT IN ('{_ARCHIVED_BY_HAND}', '{_CANCELLED_BY_HAND}') THEN last_error END,
-    result = CASE WHEN {_ENDED_TERM} THEN NULL ELSE result END,
-    progress = CASE WHEN {_ENDED_TERM} THEN NULL ELSE progress END,
-    progress_note = CASE WHEN {_ENDED_TERM} THEN NULL ELSE progress_note END,
-    started_at = CASE WHEN {_ENDED_TERM} THEN NULL ELSE started_at END,
-    completed_at = NULL,
-    expires_at = NULL,
-    cancel_requested_at = NULL,
-    group_name = CASE WHEN {_ENDED_WITH_ITS_GROUP} THEN group_name END,
-    batch = NULL,
-    linked = linked & ~{FELL},
-    unique_key = :unique_key,
-    unique_until = :unique_until
-WHERE n = :n
-"""
-
-
-def run_plain(state: int, filters: Iterable[str]) -> str:
-    """Return the statement that runs job `:n` if it still matches, and has neither a unique key nor a deadline to look at."""
-    plain = RUN_JOB.replace(":unique_key", "NULL").replace(":unique_until", "NULL").rstrip()
-    return f"{plain} AND unique_key IS NULL AND deadline IS NULL{_where(state, filters)}"
-
-
-# A job without a deadline has a timeout, as where it is enqueued.
-UPDATE_JOB = f"""
-UPDATE fireforget_job
-SET payload = CASE WHEN :new_payload THEN :payload ELSE payload END,
-    limit_key = CASE WHEN NOT :new_payload THEN limit_key END,
-    queue = :queue, priority = :priority, due = :due, state = :state, unique_key = :unique_key,
-    deadline = :deadline, timeout = coalesce(timeout, CASE WHEN :deadline IS NULL THEN {DEFAULT_TIMEOUT} END)
-WHERE n = :n
-"""
-
-_END_JOB = f"""
-UPDATE fireforget_job
-SET state = {{state}}, completed_at = :now, expires_at = NULL, last_error = coalesce(last_error, '{{why}}'),
-    cancel_requested_at = NULL, batch = NULL, unique_key = {_RELEASED_KEY}
-WHERE n = :n
-"""
-_SHELVE_JOB = _END_JOB.format(state=ARCHIVED, why=_ARCHIVED_BY_HAND)
-_CALL_OFF_JOB = _END_JOB.format(state=CANCELLED, why=_CANCELLED_BY_HAND)
-
-# The worker that runs it sees this in the commit's notice; the first request counts.
-_REQUEST_CANCEL = "UPDATE fireforget_job SET cancel_requested_at = coalesce(cancel_requested_at, :now) WHERE n = :n"
-
-
-def shelve(state: int, filters: Iterable[str] = ()) -> str:
-    """Return the statement that archives job `:n` if it still is in the state, and still matches."""
-    return _SHELVE_JOB.rstrip() + _where(state, filters)
-
-
-def call_off(state: int, filters: Iterable[str] = ()) -> str:
-    """Return the statement that cancels job `:n` if it still is in the state: at once, or by asking the worker that runs it."""
-    return (_REQUEST_CANCEL if state == ACTIVE else _CALL_OFF_JOB.rstrip()) + _where(state, filters)
-
-
-def remove(state: int, filters: Iterable[str] = ()) -> str:
-    """Return the statement that deletes job `:n` if it still is in the state, and still matches."""
-    return "DELETE FROM fireforget_job WHERE n = :n" + _where(state, filters)
-
-
-def still_matching(columns: str, state: int | None, filters: Iterable[str]) -> str:
-    """Return the statement for columns of job `:n` if it still is in the state, and still matches."""
-    return f"SELECT {columns} FROM fireforget_job WHERE n = :n" + _where(state, filters)
-
-
-# --- the file itself ------------------------------------------------------------------------------------------------------
-
-# A copy has no workers: what they had in their hands is put back there, as a worker that stops does it.
-PUT_ALL_BACK = PUT_BACK.replace(_FENCE, f"WHERE state = {ACTIVE}")
-DELETE_WORKERS = "DELETE FROM fireforget_worker"
-NUMBER_OF_JOBS = "SELECT count(*) FROM fireforget_job"
-
-# For `doctor`: our objects, and what others have put on our tables.
-OBJECTS = """
-SELECT name, type
-FROM sqlite_master
-WHERE (name LIKE 'fireforget%' OR tbl_name LIKE 'fireforget%')
-  AND name NOT LIKE 'sqlite_%'
-"""
-
-# Lanes whose first job has been due since before `:since`, read in the claim index alone.
-WAITING_LANES = f"""
-SELECT queue, type, CAST(min(due) AS REAL), count(*)
-FROM fireforget_job INDEXED BY fireforget_claim
-WHERE state = {PENDING}
-GROUP BY queue, type
-HAVING min(due) < :since
-ORDER BY min(due)
-"""
-
-LOAD_OF_WORKERS = f"""
-SELECT worker, count(*)
-FROM fireforget_job INDEXED BY fireforget_active
-WHERE state = {ACTIVE}
-GROUP BY worker
-"""
-
-# The latest jobs are enough to see that a producer's clock is wrong.
-LATEST_ENQUEUED = "SELECT max(enqueued_at) FROM (SELECT enqueued_at FROM fireforget_job ORDER BY n DESC LIMIT 1000)"
-
-# For ids that were mistyped, or are to be completed: jobs by number, and task_ids around the place where one would stand.
-IDS_OF_NUMBERS = "SELECT n, nonce FROM fireforget_job WHERE n BETWEEN :first AND :last AND task_id IS NULL ORDER BY n LIMIT :most"
-HAS_TASK_ID = "SELECT EXISTS (SELECT 1 FROM fireforget_job WHERE task_id = :task_id)"
-TASK_IDS_FROM = """
-SELECT task_id
-FROM fireforget_job INDEXED BY fireforget_task_id
-WHERE task_id IS NOT NULL AND task_id >= :task_id
-ORDER BY task_id
-LIMIT :most
-"""
-TASK_IDS_BEFORE = TASK_IDS_FROM.replace(">=", "<").replace("ORDER BY task_id", "ORDER BY task_id DESC")
-LAST_IDS = "SELECT n, nonce, task_id FROM fireforget_job ORDER BY n DESC LIMIT :most"

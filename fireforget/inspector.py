@@ -22,7 +22,21 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from fireforget import _dependencies, _inspect_history, _limits, _schedules, _sql, cron
+from fireforget import (
+    _dependencies,
+    _groups,
+    _history,
+    _inspect_history,
+    _limited,
+    _limits,
+    _schedules,
+    _sql,
+    _sql_change,
+    _sql_find,
+    _sql_inspect,
+    _sql_queues,
+    cron,
+)
 from fireforget import payload as json_payload
 from fireforget._backup import Backup
 from fireforget._claimed import public_id
@@ -98,7 +112,7 @@ __all__ = [
     "WorkerInfo",
 ]
 
-_QUEUES_IN_ORDER = (State.PENDING, *(state for state in State if _sql.number_of(state) >= _sql.FIRST_RESTING))  # by index
+_QUEUES_IN_ORDER = (State.PENDING, *(state for state in State if _sql.number_of(state) >= _sql_find.FIRST_RESTING))  # by index
 _SAMPLED = 100  # jobs, for the estimate of a queue's bytes
 
 
@@ -124,9 +138,9 @@ class Inspector:
         A million jobs are counted in about a tenth of a second, in one read.
         """
         with self._access.reading() as connection:
-            counted = connection.execute(_sql.COUNT_JOBS).fetchall()
-            paused = dict(connection.execute(_sql.QUEUES).fetchall())
-            totals = {queue: row for queue, *row in connection.execute(_sql.TOTALS, {"today": self._today()})}
+            counted = connection.execute(_sql_queues.COUNT_JOBS).fetchall()
+            paused = dict(connection.execute(_sql_queues.QUEUES).fetchall())
+            totals = {queue: row for queue, *row in connection.execute(_history.TOTALS, {"today": self._today()})}
             sizes = self._sizes(connection)
         counts: dict[str, dict[State, int]] = {name: _zeros() for name in (*paused, *totals)}
         oldest: dict[str, float] = {}
@@ -144,11 +158,11 @@ class Inspector:
         parameters = {"queue": name}
         with self._access.reading() as connection:
             counts, oldest = _zeros(), None
-            for number, jobs, due in connection.execute(_sql.COUNT_JOBS_OF_QUEUE, parameters):
+            for number, jobs, due in connection.execute(_sql_queues.COUNT_JOBS_OF_QUEUE, parameters):
                 counts[STATE_OF_NUMBER[number]] += jobs
                 oldest = due if due is not None else oldest
-            paused = dict(connection.execute(_sql.QUEUES).fetchall())
-            totals = connection.execute(_sql.TOTALS_OF_QUEUE, {**parameters, "today": self._today()}).fetchone()
+            paused = dict(connection.execute(_sql_queues.QUEUES).fetchall())
+            totals = connection.execute(_history.TOTALS_OF_QUEUE, {**parameters, "today": self._today()}).fetchone()
             sizes = self._sizes(connection)
         if name not in paused and totals is None and not any(counts.values()) and name not in self._served():
             raise UnknownQueue(name)
@@ -181,11 +195,11 @@ class Inspector:
 
     def _sizes(self, connection: Connection) -> dict[str, float]:
         """Return the mean bytes of a job by queue, and under "" of all queues, from jobs at even distances over the table."""
-        first = connection.execute(_sql.NEXT_NUMBER, {"after": -1}).fetchone()[0] or 0
+        first = connection.execute(_sql_find.NEXT_NUMBER, {"after": -1}).fetchone()[0] or 0
         step = max(1, ((connection.execute(_sql.LAST_NUMBER).fetchone()[0] or 0) - first) // _SAMPLED)
         found: dict[str, list[int]] = {}
         for at in range(_SAMPLED):
-            row = connection.execute(_sql.SIZE_OF_JOB, {"n": first + at * step}).fetchone()
+            row = connection.execute(_sql_inspect.SIZE_OF_JOB, {"n": first + at * step}).fetchone()
             for name in (row[0], "") if row is not None else ():
                 found.setdefault(name, []).append(row[1] + ROW_BYTES)
         return {name: sum(sizes) / len(sizes) for name, sizes in found.items()}
@@ -226,9 +240,9 @@ class Inspector:
         counts = _zeros()
         with self._access.reading() as connection:
             if queue is None:
-                rows = [row[1:] for row in connection.execute(_sql.COUNT_JOBS)]
+                rows = [row[1:] for row in connection.execute(_sql_queues.COUNT_JOBS)]
             else:
-                rows = connection.execute(_sql.COUNT_JOBS_OF_QUEUE, {"queue": queue}).fetchall()
+                rows = connection.execute(_sql_queues.COUNT_JOBS_OF_QUEUE, {"queue": queue}).fetchall()
         for number, jobs, _ in rows:
             counts[STATE_OF_NUMBER[number]] += jobs
         return counts
@@ -236,15 +250,15 @@ class Inspector:
     def knows_queue(self, name: str) -> bool:
         """Return whether a queue has or had jobs, was paused once, or is served by a worker."""
         with self._access.reading() as connection:
-            known = bool(connection.execute(_sql.KNOWS_QUEUE, {"queue": name}).fetchone()[0])
+            known = bool(connection.execute(_sql_queues.KNOWS_QUEUE, {"queue": name}).fetchone()[0])
         return known or name in self._served()
 
     def queue_names(self) -> list[str]:
         """Return the names of all queues that have or had jobs, were paused once, or are served by a worker."""
         with self._access.reading() as connection:
-            rows = connection.execute(_sql.QUEUES_OF_OTHERS).fetchall()
+            rows = connection.execute(_sql_queues.QUEUES_OF_OTHERS).fetchall()
             for state in _QUEUES_IN_ORDER:
-                rows += connection.execute(_sql.queues_in(_sql.number_of(state)), {"most": -1}).fetchall()
+                rows += connection.execute(_sql_queues.queues_in(_sql.number_of(state)), {"most": -1}).fetchall()
         return sorted({name for (name,) in rows} | self._served())
 
     def _served(self) -> set[str]:
@@ -259,7 +273,7 @@ class Inspector:
         """
         path, tag, ahead = self._queue.path, self._access.tag, self._access.now() - time.monotonic()
         with self._access.reading() as connection:
-            rows = connection.execute(_sql.WORKERS_AND_LOAD).fetchall()
+            rows = connection.execute(_sql_inspect.WORKERS_AND_LOAD).fetchall()
             boards = {lock_file: board_of(path, lock_file, boot) for *_, lock_file, boot in rows}
             names = names_of_running(connection, [board for board in boards.values() if board is not None], tag)
         found = []
@@ -280,7 +294,7 @@ class Inspector:
         """Return up to `limit` jobs in the hands of a worker, first enqueued first; none of an unknown one."""
         _check_limit(limit)
         with self._access.reading() as connection:
-            rows = connection.execute(_sql.JOBS_IN_HANDS, {"name": name, "most": limit}).fetchall()
+            rows = connection.execute(_sql_inspect.JOBS_IN_HANDS, {"name": name, "most": limit}).fetchall()
         return [info_of(row, self._access.tag) for row in rows]
 
     def groups(self, queue: str | None = None, *, registry: Registry | None = None) -> list[GroupInfo]:
@@ -289,7 +303,7 @@ class Inspector:
         When a group completes is the aggregators' rule, so it takes the application's `registry` to know; None leaves it open.
         """
         with self._access.reading() as connection:
-            rows = connection.execute(_sql.GROUPS, {"queue": queue}).fetchall()
+            rows = connection.execute(_groups.GROUPS, {"queue": queue}).fetchall()
         found = []
         for its_queue, name, closed, size, oldest, newest in sorted(rows):
             known = None if registry is None or closed else registry.aggregator_of(name)
@@ -304,12 +318,12 @@ class Inspector:
         """
         check_options({"queue": name})
         with self._access.changing() as connection:
-            return bool(connection.execute(_sql.PAUSE_QUEUE, {"queue": name, "now": self._access.now()}).rowcount)
+            return bool(connection.execute(_sql_queues.PAUSE_QUEUE, {"queue": name, "now": self._access.now()}).rowcount)
 
     def resume_queue(self, name: str) -> bool:
         """Have workers claim from a queue again; return whether it was paused."""
         with self._access.changing() as connection:
-            return bool(connection.execute(_sql.RESUME_QUEUE, {"queue": name}).rowcount)
+            return bool(connection.execute(_sql_queues.RESUME_QUEUE, {"queue": name}).rowcount)
 
     def limits(self, name: str) -> QueueLimits:
         """Return what a queue keeps of jobs that ended; of one that has no limits, which is all out of the box, everything."""
@@ -358,10 +372,10 @@ class Inspector:
         in_order = sorted(DELETABLE, key=lambda state: (state is not State.BLOCKED, state is State.PENDING))
         deleted = sum(self.delete_all(state, queue=name) for state in in_order)
         with self._access.changing() as connection:
-            left = sum(jobs for _, jobs, _ in connection.execute(_sql.COUNT_JOBS_OF_QUEUE, {"queue": name}))
+            left = sum(jobs for _, jobs, _ in connection.execute(_sql_queues.COUNT_JOBS_OF_QUEUE, {"queue": name}))
             if not left:
-                connection.execute(_sql.DELETE_HISTORY_OF_QUEUE, {"queue": name})
-                connection.execute(_sql.DELETE_QUEUE, {"queue": name})
+                connection.execute(_history.DELETE_HISTORY_OF_QUEUE, {"queue": name})
+                connection.execute(_sql_queues.DELETE_QUEUE, {"queue": name})
                 _limits.forget(connection, name)
         if left:
             raise QueueNotEmpty(
@@ -456,7 +470,7 @@ class Inspector:
         """Return the failed runs of a job, first to last; raises `UnknownJob`."""
         with self._access.reading() as connection:
             number = self._access.find(connection, job_id)[0]
-            rows = connection.execute(_sql.ATTEMPTS, {"n": number}).fetchall()
+            rows = connection.execute(_sql_inspect.ATTEMPTS, {"n": number}).fetchall()
         return [
             Attempt(number, instant(started_at), duration, worker, error, traceback)
             for number, started_at, duration, worker, error, traceback in rows
@@ -465,7 +479,7 @@ class Inspector:
     def steps(self, job_id: str) -> list[Step]:
         """Return the steps of a job whose results are stored, in the order in which they were; raises `UnknownJob`."""
         with self._access.reading() as connection:
-            rows = connection.execute(_sql.STEPS, {"n": self._access.find(connection, job_id)[0]}).fetchall()
+            rows = connection.execute(_sql_inspect.STEPS, {"n": self._access.find(connection, job_id)[0]}).fetchall()
         return [Step(name, instant(stored_at), json_payload.decode(result)) for name, stored_at, result in rows]
 
     def needs(self, job_id: str) -> list[Need]:
@@ -474,7 +488,7 @@ class Inspector:
         A job that has succeeded waits for none any more.
         """
         with self._access.reading() as connection:
-            rows = connection.execute(_sql.WAITS_FOR, {"n": self._access.find(connection, job_id)[0]}).fetchall()
+            rows = connection.execute(_dependencies.WAITS_FOR, {"n": self._access.find(connection, job_id)[0]}).fetchall()
         return [Need(need, _state_or_none(state), _state_or_none(outcome), reason) for need, outcome, reason, state, _ in rows]
 
     def dependants(self, job_id: str, limit: int = 100) -> list[Dependant]:
@@ -485,7 +499,7 @@ class Inspector:
         _check_limit(limit)
         with self._access.reading() as connection:
             found = self._access.find(connection, job_id)[0]
-            rows = connection.execute(_sql.WAITED_FOR_BY, {"n": found, "most": limit}).fetchall()
+            rows = connection.execute(_dependencies.WAITED_FOR_BY, {"n": found, "most": limit}).fetchall()
         tag = self._access.tag
         return [Dependant(own or public_id(tag, n, nonce), STATE_OF_NUMBER[state]) for n, nonce, own, state in rows]
 
@@ -496,17 +510,17 @@ class Inspector:
         none before a worker has looked at it. Raises `UnknownJob`.
         """
         with self._access.reading() as connection:
-            key = connection.execute(_sql.LIMIT_KEY_OF, {"n": self._access.find(connection, job_id)[0]}).fetchone()[0]
+            key = connection.execute(_limited.LIMIT_KEY_OF, {"n": self._access.find(connection, job_id)[0]}).fetchone()[0]
             if key is None or key == UNFIT:
                 return None
             handler, filled = named_in(key)
             known: dict[str, Any] = {}
-            for (limits,) in connection.execute(_sql.LIMITS_OF_WORKERS):
+            for (limits,) in connection.execute(_limited.LIMITS_OF_WORKERS):
                 known.update(json.loads(limits))
             numbers = known.get(handler)
             if numbers is None:
                 return None
-            running = connection.execute(_sql.RUNNING_OF_KEY, {"limit_key": key}).fetchone()[0]
+            running = connection.execute(_limited.RUNNING_OF_KEY, {"limit_key": key}).fetchone()[0]
             started, opens_at = self._starts(connection, key, numbers["rate"])
         return LimitInfo(handler, filled, numbers["concurrency"], running, numbers["rate"], started, opens_at)
 
@@ -517,10 +531,10 @@ class Inspector:
             return 0, None
         now = self._access.now()
         counted = {"limit_key": key, "after": now - rate.seconds, "latest": now + 2 * rate.seconds}
-        started = connection.execute(_sql.STARTS_OF_KEY, counted).fetchone()[0]
+        started = connection.execute(_limited.STARTS_OF_KEY, counted).fetchone()[0]
         if started < rate.starts:
             return started, None
-        earliest = connection.execute(_sql.STARTED_BEFORE, {**counted, "newer": rate.starts - 1}).fetchone()[0]
+        earliest = connection.execute(_limited.STARTED_BEFORE, {**counted, "newer": rate.starts - 1}).fetchone()[0]
         return started, instant(earliest + rate.seconds)
 
     def tasks(
@@ -637,7 +651,7 @@ class Inspector:
 
         One transaction. Raises `UnknownJob`, `JobActive` (cancel it instead), and `WrongState` when it is archived already.
         """
-        return self._end(job_id, ARCHIVABLE, {State.ACTIVE: CANCEL_IT, State.ARCHIVED: "run or delete it"}, _sql.shelve)
+        return self._end(job_id, ARCHIVABLE, {State.ACTIVE: CANCEL_IT, State.ARCHIVED: "run or delete it"}, _sql_change.shelve)
 
     def cancel(self, job_id: str) -> TaskInfo:
         """Cancel a job, and return it: at once unless it runs; its unique key is free.
@@ -649,7 +663,7 @@ class Inspector:
         One transaction. Raises `UnknownJob`, and `WrongState` for a job that ended already.
         """
         remedy = "it has ended already; delete it, if it is to go"
-        return self._end(job_id, CANCELLABLE, dict.fromkeys(State, remedy), _sql.call_off)
+        return self._end(job_id, CANCELLABLE, dict.fromkeys(State, remedy), _sql_change.call_off)
 
     def delete(self, job_id: str) -> None:
         """Delete a job with its attempts and steps; its unique key and its id are free.
@@ -662,7 +676,7 @@ class Inspector:
         with self._access.changing() as connection:
             row = self._access.find_in(connection, job_id, DELETABLE, {State.ACTIVE: f"{CANCEL_IT}, then delete it"})
             with _dependencies.noticing(connection, [row[0]]):
-                connection.execute(_sql.remove(row[STATE]), {"n": row[0]})
+                connection.execute(_sql_change.remove(row[STATE]), {"n": row[0]})
             connection.execute(_sql.DELETE_ATTEMPTS, (row[0],))
             connection.execute(_sql.DELETE_STEPS, (row[0],))
 
@@ -706,20 +720,20 @@ class Inspector:
 
     def archive_all(self, state: State | str, **filters: Any) -> int:
         """Do `archive` to all jobs of a state that match, and return how many that were; otherwise like `run_all`."""
-        return self._changer.all(state, filters, ARCHIVABLE, "archived", self._changer.each(_sql.shelve))
+        return self._changer.all(state, filters, ARCHIVABLE, "archived", self._changer.each(_sql_change.shelve))
 
     def cancel_all(self, state: State | str, **filters: Any) -> int:
         """Do `cancel` to all jobs of a state that match, and return how many that were; otherwise like `run_all`.
 
         For "active", it is how many were asked to end.
         """
-        return self._changer.all(state, filters, CANCELLABLE, "cancelled", self._changer.each(_sql.call_off))
+        return self._changer.all(state, filters, CANCELLABLE, "cancelled", self._changer.each(_sql_change.call_off))
 
     def delete_all(self, state: State | str, **filters: Any) -> int:
         """Do `delete` to all jobs of a state that match, and return how many that were; otherwise like `run_all`."""
 
         def delete(connection: Connection, wanted: Filter, rows: list[dict[str, Any]]) -> int:
-            deleted = self._changer.each(_sql.remove)(connection, wanted, rows)
+            deleted = self._changer.each(_sql_change.remove)(connection, wanted, rows)
             numbers = [(row["n"],) for row in rows]
             connection.executemany(_sql.DELETE_ATTEMPTS_OF_GONE, numbers)
             connection.executemany(_sql.DELETE_STEPS_OF_GONE, numbers)

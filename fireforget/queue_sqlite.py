@@ -1,7 +1,7 @@
 """The durable queue: an SQLite file that takes tasks and keeps jobs.
 
 What lives here is the producer's side (`enqueue` and its kin), reading one job, and waiting for one. What a worker does with the
-file (claiming, settling, recovery) is in `_claims`, every statement in `_sql`, the tables in `_schema`, connections in `_db`.
+file (claiming, settling, recovery) is in `_claims`, the statements in `_sql`, the tables in `_schema`, connections in `_db`.
 
 How a task becomes durable::
 
@@ -29,10 +29,11 @@ from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from fireforget import _db, _graphs, _schedules, _sql
+from fireforget import _db, _dependencies, _graphs, _schedules, _sql
 from fireforget import payload as json_payload
 from fireforget._claimed import public_id
 from fireforget._context import with_passed_headers
+from fireforget._groups import DELETE_MEMBERS, MEMBERS
 from fireforget._schema import STATE_OF_NUMBER, migrate
 from fireforget._shield import shield
 from fireforget.clock import Clock, Seconds, to_datetime, to_seconds
@@ -226,7 +227,7 @@ class Intake:
     def _needs_of(self, n: int) -> list[tuple[str, State | None, str | None, Any]]:
         """Return (id, how it ended, why it failed, result) of the jobs that a job waits for, in the order of its `after`."""
         with self._database.use() as connection:
-            rows = connection.execute(_sql.WAITS_FOR, {"n": n}).fetchall()
+            rows = connection.execute(_dependencies.WAITS_FOR, {"n": n}).fetchall()
         return [
             (need, None if outcome is None else STATE_OF_NUMBER[outcome], reason, json_payload.decode_leniently(result))
             for need, outcome, reason, _, result in rows
@@ -237,7 +238,7 @@ class Intake:
     def _members(self, job_id: str) -> list[TaskInfo]:
         """Return the members of the group that a job aggregates, in the order in which they were enqueued."""
         with self._database.use() as connection:
-            rows = connection.execute(_sql.MEMBERS, {"batch": self._batch_of(job_id)}).fetchall()
+            rows = connection.execute(MEMBERS, {"batch": self._batch_of(job_id)}).fetchall()
         return [info_of(row, self._tag) for row in rows]
 
     def _batch_of(self, job_id: str) -> int | None:
@@ -253,7 +254,7 @@ class Intake:
         row = self._row(task, overriding, self._clock())
         with _db.translated(self._database.path), _db.begun(self._database, DEFAULT_WAIT) as connection:
             try:
-                if connection.execute(_sql.DELETE_MEMBERS, {"batch": self._batch_of(job_id)}).rowcount != size:
+                if connection.execute(DELETE_MEMBERS, {"batch": self._batch_of(job_id)}).rowcount != size:
                     _db.rollback(connection)
                     return None
                 n = insert_one(connection, row)
@@ -456,7 +457,7 @@ class SqliteQueue(Intake):
                 if found is not None and info_of(found, self._tag).result is None:
                     event = enqueue_tick(connection, row, self._tag, row["enqueued_at"])
                     result = json_payload.encode(event.job or event.outcome)
-                    connection.execute(_sql.NOTE_ENQUEUED, {"n": found[0], "result": result})
+                    connection.execute(_schedules.NOTE_ENQUEUED, {"n": found[0], "result": result})
                     _schedules.note_built(connection, schedule, builder, event)
                 connection.execute("COMMIT")
             except BaseException:

@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from fireforget import _db, _sql, logs, metrics
+from fireforget import _db, _sql_queues, logs, metrics
 from fireforget._pool.config import Settings
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import Clock
@@ -77,8 +77,8 @@ class Bookkeeper:
 
     def _gauges(self) -> dict[tuple[str, metrics.Labels], float]:
         with self._database.use() as connection:
-            counts = connection.execute(_sql.COUNT_JOBS).fetchall()
-            paused = dict(connection.execute(_sql.QUEUES).fetchall())
+            counts = connection.execute(_sql_queues.COUNT_JOBS).fetchall()
+            paused = dict(connection.execute(_sql_queues.QUEUES).fetchall())
         now = self._clock()
         gauges: dict[tuple[str, metrics.Labels], float] = {}
         oldest = {queue: due for queue, _, _, due in counts if due is not None}

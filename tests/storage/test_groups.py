@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from fireforget import Inspector, Registry, SkipRetry, Task
+from fireforget import Inspector, Registry, SkipRetry, Task, _groups
 from fireforget._pool.groups import Groups
 from fireforget.errors import InvalidOption
 from fireforget.testing import _signed_in, drain
@@ -208,9 +208,7 @@ def test_cancelling_the_job_that_aggregates_cancels_its_members(queue, registry,
 
 def test_members_that_follow_cost_a_look_no_more_than_their_group(queue, inspector):
     """However many there are: each batch is found by a seek."""
-    from fireforget import _sql
-
-    plan = queue._database.connection().execute("EXPLAIN QUERY PLAN " + _sql.STRAY_BATCHES).fetchall()
+    plan = queue._database.connection().execute("EXPLAIN QUERY PLAN " + _groups.STRAY_BATCHES).fetchall()
     reads = [row[3] for row in plan if "fireforget_job" in row[3] or " job " in row[3]]
     assert len(reads) == 4 and all(line.startswith("SEARCH") for line in reads), reads
 
@@ -302,8 +300,6 @@ def test_all_jobs_of_a_group_can_be_run_archived_and_deleted(queue, inspector):
 
 def test_listing_groups_walks_the_index_of_groups(queue, inspector):
     """Not the jobs, however many there are."""
-    from fireforget import _sql
-
-    plan = queue._database.connection().execute("EXPLAIN QUERY PLAN " + _sql.GROUPS, {"queue": None}).fetchall()
+    plan = queue._database.connection().execute("EXPLAIN QUERY PLAN " + _groups.GROUPS, {"queue": None}).fetchall()
     reads = [row[3] for row in plan if "fireforget_job" in row[3]]
     assert len(reads) == 2 and all("fireforget_group" in line or "fireforget_batch" in line for line in reads), reads

@@ -21,6 +21,8 @@ from fireforget import (
     _inspect_change,
     _inspect_find,
     _sql,
+    _sql_change,
+    _sql_find,
 )
 from fireforget import inspector as module
 from fireforget._claims import Claims, Settlement
@@ -600,7 +602,7 @@ def test_pages_of_what_rests_are_in_order_over_all_queues(inspector, many, monke
 
 def test_a_page_of_what_rests_is_read_in_the_order_of_its_index(queue):
     """Nothing is sorted, and the table is not read."""
-    statement = _sql.matching(_sql.number_of(State.ARCHIVED), {"queue": ""}, by_index=True)
+    statement = _sql_find.matching(_sql.number_of(State.ARCHIVED), {"queue": ""}, by_index=True)
     parameters = {"after": 0, "last": 9, "most": 5, "queue": "low"}
     plan = [row[3] for row in queue._database.connection().execute("EXPLAIN QUERY PLAN " + statement, parameters)]
     assert len(plan) == 1 and "fireforget_listed (state=? AND queue=? AND rowid>? AND rowid<?)" in plan[0], plan
@@ -648,7 +650,7 @@ def test_pages_of_a_hundred_thousand_jobs_miss_none(hundred_thousand):
 @pytest.mark.parametrize("state", State)
 def test_jobs_of_a_rare_state_are_found_in_its_index(queue, state):
     """The table is not read for them."""
-    statement = _sql.matching(_sql.number_of(state), [], by_index=True)
+    statement = _sql_find.matching(_sql.number_of(state), [], by_index=True)
     parameters = {"after": 0, "last": 9, "most": 5}
     plan = [row[3] for row in queue._database.connection().execute("EXPLAIN QUERY PLAN " + statement, parameters)]
     assert any("INDEX fireforget_" in line for line in plan), plan
@@ -656,11 +658,11 @@ def test_jobs_of_a_rare_state_are_found_in_its_index(queue, state):
 
 def test_a_change_finds_its_job_by_number(queue):
     """One step each, whatever the filters."""
-    filters = list(_sql._FILTERS)
+    filters = list(_sql_find.FILTERS)
     statements = [
-        _sql.RUN_JOB,
-        _sql.UPDATE_JOB,
-        *(make(6, filters) for make in (_sql.shelve, _sql.call_off, _sql.remove, _sql.run_plain)),
+        _sql_change.RUN_JOB,
+        _sql_change.UPDATE_JOB,
+        *(make(6, filters) for make in (_sql_change.shelve, _sql_change.call_off, _sql_change.remove, _sql_change.run_plain)),
     ]
     names = (
         "n",

@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from fireforget import Task, _sql
+from fireforget import Task, _dependencies, _graphs, _keys, _limited, _limits, _sql, _sql_queues
 
 NUMBERS = dict.fromkeys(("now", "most", "n", "state", "nonce", "worker", "claim", "died", "most_0", "most_1", "most_2"), 1)
 NUMBERS.update(dict.fromkeys(("state", "before", "batch", "after", "latest", "newer", "reads"), 1))
@@ -20,15 +20,15 @@ HOT = {
     "first jobs of three queues": (_sql.first_jobs_of_lanes((1, 2, 1)), "fireforget_claim"),
     "first jobs of a hundred types": (_sql.first_jobs(100), "fireforget_claim"),
     "places of the first of a hundred types": (_sql.places_of_first(100), "fireforget_claim"),
-    "KEYS_AFTER": (_sql.KEYS_AFTER, "fireforget_claim"),
-    "FIRST_OF_KEY": (_sql.FIRST_OF_KEY, "fireforget_claim"),
-    "WITHOUT_KEY": (_sql.WITHOUT_KEY, "fireforget_claim"),
-    "RUNNING_OF_KEYS": (_sql.RUNNING_OF_KEYS, "fireforget_limited"),
-    "RUNNING_OF_KEY": (_sql.RUNNING_OF_KEY, "fireforget_limited"),
-    "STARTS_OF_KEY": (_sql.STARTS_OF_KEY, "fireforget_start_key"),
-    "STARTED_BEFORE": (_sql.STARTED_BEFORE, "fireforget_start_key"),
-    "GIVE_START_BACK": (_sql.GIVE_START_BACK, "fireforget_start_key"),
-    "REMOVE_OLD_STARTS": (_sql.REMOVE_OLD_STARTS, "fireforget_start_until"),
+    "KEYS_AFTER": (_limited.KEYS_AFTER, "fireforget_claim"),
+    "FIRST_OF_KEY": (_limited.FIRST_OF_KEY, "fireforget_claim"),
+    "WITHOUT_KEY": (_limited.WITHOUT_KEY, "fireforget_claim"),
+    "RUNNING_OF_KEYS": (_limited.RUNNING_OF_KEYS, "fireforget_limited"),
+    "RUNNING_OF_KEY": (_limited.RUNNING_OF_KEY, "fireforget_limited"),
+    "STARTS_OF_KEY": (_limited.STARTS_OF_KEY, "fireforget_start_key"),
+    "STARTED_BEFORE": (_limited.STARTED_BEFORE, "fireforget_start_key"),
+    "GIVE_START_BACK": (_limited.GIVE_START_BACK, "fireforget_start_key"),
+    "REMOVE_OLD_STARTS": (_limited.REMOVE_OLD_STARTS, "fireforget_start_until"),
     "PENDING_LANES": (_sql.PENDING_LANES, "fireforget_claim"),
     "FORWARD_DUE": (_sql.FORWARD_DUE, "fireforget_due"),
     "NEXT_DUE": (_sql.NEXT_DUE, "fireforget_due"),
@@ -38,30 +38,32 @@ HOT = {
     "HOLDER_OF_KEY": (_sql.HOLDER_OF_KEY, "fireforget_unique_key"),
     "JOB_BY_TASK_ID": (_sql.JOB_BY_TASK_ID, "fireforget_task_id"),
     "JOBS_OF_WORKER": (_sql.JOBS_OF_WORKER, "fireforget_active"),
-    "OLDEST_ENDED": (_sql.OLDEST_ENDED, "fireforget_resting"),
-    "ENDED_BEFORE": (_sql.ENDED_BEFORE, "fireforget_resting"),
-    "ENDED_BEYOND": (_sql.ENDED_BEYOND, "fireforget_resting"),
+    "OLDEST_ENDED": (_limits.OLDEST_ENDED, "fireforget_resting"),
+    "ENDED_BEFORE": (_limits.ENDED_BEFORE, "fireforget_resting"),
+    "ENDED_BEYOND": (_limits.ENDED_BEYOND, "fireforget_resting"),
     "CANCEL_REQUESTED": (_sql.CANCEL_REQUESTED, "fireforget_cancel"),
-    "LOOK_AT_KEY": (_sql.LOOK_AT_KEY, "sqlite_autoindex_fireforget_idempotency_1"),
-    "ANY_DEPENDANT": (_sql.ANY_DEPENDANT, "fireforget_dependants"),
-    "OPEN_DEPENDANTS": (_sql.OPEN_DEPENDANTS, "fireforget_dependants"),
-    "FAILED_DEPENDANTS": (_sql.FAILED_DEPENDANTS, "fireforget_dependants"),
-    "UNBLOCK": (_sql.UNBLOCK, "fireforget_open_need"),
-    "REMOVE_RELEASED": (_sql.REMOVE_RELEASED, "fireforget_dependants"),
-    "REMOVE_EXPIRED_KEYS": (_sql.REMOVE_EXPIRED_KEYS, "fireforget_idempotency_expiry"),
+    "LOOK_AT_KEY": (_keys.LOOK_AT_KEY, "sqlite_autoindex_fireforget_idempotency_1"),
+    "ANY_DEPENDANT": (_dependencies.ANY_DEPENDANT, "fireforget_dependants"),
+    "OPEN_DEPENDANTS": (_dependencies.OPEN_DEPENDANTS, "fireforget_dependants"),
+    "FAILED_DEPENDANTS": (_dependencies.FAILED_DEPENDANTS, "fireforget_dependants"),
+    "UNBLOCK": (_dependencies.UNBLOCK, "fireforget_open_need"),
+    "REMOVE_RELEASED": (_dependencies.REMOVE_RELEASED, "fireforget_dependants"),
+    "REMOVE_EXPIRED_KEYS": (_keys.REMOVE_EXPIRED_KEYS, "fireforget_idempotency_expiry"),
 }
 BY_ROW_NUMBER = {
-    name: getattr(_sql, name)
-    for name in (
-        "COMPLETE", "RETRY_LATER", "ARCHIVE", "CANCEL_ACTIVE", "PUT_BACK", "WRITE_RESULT", "WRITE_PROGRESS",
-        "JOB_BY_NUMBER", "RETURN_JOB", "ARCHIVE_AFTER_DEATHS", "DELETE_JOB",
-        "MARK_NEEDED", "UNBLOCK", "FALL", "REMOVE_LINKED", "NEED_BY_NUMBER", "SUBJECT_OF_HOOK",
+    name: getattr(module, name)
+    for module, names in (
+        (_sql, "COMPLETE RETRY_LATER ARCHIVE CANCEL_ACTIVE PUT_BACK WRITE_RESULT WRITE_PROGRESS JOB_BY_NUMBER DELETE_JOB"),
+        (_sql, "RETURN_JOB ARCHIVE_AFTER_DEATHS SUBJECT_OF_HOOK"),
+        (_dependencies, "UNBLOCK FALL REMOVE_LINKED"),
+        (_graphs, "MARK_NEEDED NEED_BY_NUMBER"),
     )
+    for name in names.split()
 }  # fmt: skip
 BY_ROW_NUMBER["read 64 jobs by number"] = _sql.jobs_by_number(64)
 BY_ROW_NUMBER["claim 64 jobs by number"] = _sql.mark_claimed(64)
 BY_ROW_NUMBER["remove 64 settled jobs"] = _sql.remove_settled(64)
-BY_ROW_NUMBER["look at 64 linked jobs"] = _sql.linked_among(64)
+BY_ROW_NUMBER["look at 64 linked jobs"] = _dependencies.linked_among(64)
 
 
 @pytest.fixture(params=["empty", "analyzed"])
@@ -106,7 +108,12 @@ def test_a_settling_statement_finds_its_row_by_number(plan_of, name):
 
 def test_counting_walks_indexes(plan_of):
     """Each state's own: neither the table nor the jobs of other states are walked for a number."""
-    for statement in (_sql.COUNT_JOBS, _sql.COUNT_JOBS_OF_QUEUE, _sql.QUEUES_OF_OTHERS, _sql.queues_in(_sql.PENDING)):
+    for statement in (
+        _sql_queues.COUNT_JOBS,
+        _sql_queues.COUNT_JOBS_OF_QUEUE,
+        _sql_queues.QUEUES_OF_OTHERS,
+        _sql_queues.queues_in(_sql.PENDING),
+    ):
         plan = plan_of(statement)
         assert all("INDEX fireforget_" in line for line in reads_of_jobs(plan)), plan
 

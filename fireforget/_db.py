@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -256,8 +256,8 @@ class _Handle:
             self.closed = True
             self.connection.close()
 
-    def __del__(self) -> None:
-        if self._pid == os.getpid():
+    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:  # `os` itself may be gone by then, as in uWSGI's end
+        if self._pid == getpid():
             self.close()
         elif not self.closed:
             _inherited.append(self.connection)

@@ -5,6 +5,8 @@ Each document is run from top to bottom in a temporary folder of its own. A comm
     <!-- file: jobs.py -->          the fence is saved under this name, for the fences and commands that follow
     <!-- append: jobs.py -->        the fence is added to the end of that file, two empty lines below
     <!-- prints -->                 a text fence: its lines stand in what the command before it printed
+    <!-- of: deploy/a.service -->   the fence's lines stand in this file of the checkout, in this order
+    <!-- drop-in: a.service -->     settings of systemd for this unit of deploy/; test_deploy.py tries them
     <!-- not run: the reason -->    the fence is not run; Python is compiled all the same
 
 Other Python fences are run as programs. SQL fences are run on `SQL_FILE`, by the sqlite3 shell where it is installed. Shell
@@ -225,6 +227,28 @@ def check_make(folder: Path, words: list[str]) -> str:
     return ""
 
 
+def run_promtool(folder: Path, words: list[str]) -> str:
+    """Let Prometheus' own tool say what it thinks of files of this page or of the checkout; it is not on every machine."""
+    given = [word for word in words[1:] if "." in word]
+    assert given
+    for name in given:
+        assert (folder / name).exists() or (ROOT / name).exists(), f"{name} is neither of this page nor of the checkout"
+    if shutil.which("promtool") is None:
+        return ""
+    for rules in (ROOT / "deploy").glob("*.yml"):  # a configuration that names them finds them beside it
+        shutil.copy(rules, folder)
+    paths = [str(ROOT / word) if word in given and not (folder / word).exists() else word for word in words]
+    done = subprocess.run(paths, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def run_plainly(folder: Path, words: list[str]) -> str:
+    """Move files about, inside the folder."""
+    assert not any(word.startswith(("/", "..")) for word in words)
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+
+
 def check_install(folder: Path, words: list[str]) -> str:
     """The checkout can be installed: it would need the network to be tried here."""
     assert words[-1] == "."
@@ -242,6 +266,8 @@ COMMANDS: dict[str, Callable[[Path, list[str]], str]] = {
     "sqlite3": run_sql,
     "make": check_make,
     "pip install": check_install,
+    "promtool": run_promtool,
+    **dict.fromkeys(("cp ", "mv ", "rm ", "mkdir "), run_plainly),
 }
 """How commands are run, by how they begin; the first that fits is taken."""
 
@@ -272,12 +298,44 @@ def run_fence(folder: Path, fence: Fence, printed: str) -> str:
         missing = set(fence.text.splitlines()) - set(printed.splitlines())
         assert not missing, f"the command before printed no {missing}, but {printed!r}"
         return printed
+    if fence.mark.startswith("of:"):
+        check_excerpt((ROOT / fence.mark.removeprefix("of:").strip()).read_text(encoding="utf-8"), fence.text)
+        return ""
+    if fence.mark.startswith("drop-in:"):
+        assert (ROOT / "deploy" / fence.mark.removeprefix("drop-in:").strip()).exists()
+        return ""
     assert not fence.mark, f"unknown mark {fence.mark!r}"
     how = LANGUAGES.get(fence.language)
     return how(folder, fence.text) if how else ""
 
 
+def check_excerpt(whole: str, part: str) -> None:
+    """The part's lines stand in the whole, in this order."""
+    lines = iter(whole.splitlines())
+    for line in part.splitlines():
+        assert line in lines, f"the file has no line {line!r}, or not here"
+
+
+def check_containerfile(folder: Path, text: str) -> str:
+    """An application's image begins with ours, copies files there are, and starts a worker as it can be started."""
+    steps = dict(re.findall(r"(?m)^([A-Z]+) (.*)$", text))
+    assert steps.keys() == {"FROM", "COPY", "CMD"}
+    assert steps["FROM"] == "fireforget"
+    *files, target = steps["COPY"].split()
+    assert all((folder / file).exists() for file in files)
+    assert target == "/app/"
+    worker.parser().parse_args(json.loads(steps["CMD"]))
+    return ""
+
+
+def refuse_unmarked(_: Path, text: str) -> str:
+    """Settings are an excerpt of a file that is tested, or say why they cannot be."""
+    raise AssertionError(f"say with a mark what this is, so that it can be tested: {text!r}")
+
+
 LANGUAGES: dict[str, Callable[[Path, str], str]] = {
+    "dockerfile": check_containerfile,
+    **dict.fromkeys(("ini", "yaml", "yml", "toml"), refuse_unmarked),
     "python": lambda folder, text: run(folder, "-c", text),
     "sql": run_statements,
     **dict.fromkeys(
@@ -385,6 +443,9 @@ CLASSES_OF_EXTRAS = {
 }
 """Classes in modules that need an extra, which is not installed everywhere."""
 
+ALERTS = set(re.findall(r"(?m)^ *- alert: (\w+)$", (ROOT / "deploy" / "prometheus-alerts.yml").read_text(encoding="utf-8")))
+"""Names that read like classes and are those of alert rules."""
+
 
 @every_document
 def test_every_argument_and_class_in_a_document_exists(document: Path) -> None:
@@ -397,7 +458,7 @@ def test_every_argument_and_class_in_a_document_exists(document: Path) -> None:
             assert name in known, f"`{span}`: nothing takes {name}="
         if re.fullmatch(r"(?:[A-Z][a-z]+){2,}", span):
             homes = (fireforget, testing, registry_module, middleware, app, errors, inspector, logs, relay, engines, futures)
-            there = span in builtin | CLASSES_OF_EXTRAS or any(hasattr(home, span) for home in homes)
+            there = span in builtin | CLASSES_OF_EXTRAS | ALERTS or any(hasattr(home, span) for home in homes)
             assert there, f"`{span}` does not exist"
 
 
@@ -416,6 +477,10 @@ def every_flag() -> set[str]:
     return {option for _, parser in [("", worker.parser()), *parsers(cli.parser())] for option in parser._option_string_actions}
 
 
+FLAGS_OF_OTHERS = {"--format", "--init", "--kill-who", "--restart", "--stop-timeout"}
+"""Flags of podman and systemctl that the pages on deployment name."""
+
+
 @every_document
 def test_every_command_in_the_text_of_a_document_exists(document: Path) -> None:
     """`make x` and `python -m fireforget x` name targets and commands there are."""
@@ -431,7 +496,7 @@ def test_every_command_in_the_text_of_a_document_exists(document: Path) -> None:
         elif words[:2] == ["python", "-m"]:
             assert importlib.util.find_spec(words[2]), f"`{span}`: there is no such module"
         for flag in re.findall(r"(?<!\w)--[a-z][a-z-]+", span):
-            known = flag in every_flag() or words[0] == "python"
+            known = flag in every_flag() | FLAGS_OF_OTHERS or words[0] == "python"
             assert known, f"`{span}`: there is no flag {flag}"
 
 

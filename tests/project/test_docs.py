@@ -228,17 +228,16 @@ def check_make(folder: Path, words: list[str]) -> str:
 
 
 def run_promtool(folder: Path, words: list[str]) -> str:
-    """Let Prometheus' own tool say what it thinks of files of this page or of the checkout; it is not on every machine."""
-    given = [word for word in words[1:] if "." in word]
-    assert given
-    for name in given:
-        assert (folder / name).exists() or (ROOT / name).exists(), f"{name} is neither of this page nor of the checkout"
+    """Have Prometheus' own tool look at a file of this page, where it is installed; test_deploy.py does with those of deploy/."""
+    (name,) = words[3:]
+    if (ROOT / name).exists():
+        return ""
+    assert (folder / name).exists(), f"{name} is neither of this page nor of the checkout"
     if shutil.which("promtool") is None:
         return ""
     for rules in (ROOT / "deploy").glob("*.yml"):  # a configuration that names them finds them beside it
         shutil.copy(rules, folder)
-    paths = [str(ROOT / word) if word in given and not (folder / word).exists() else word for word in words]
-    done = subprocess.run(paths, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -282,38 +281,57 @@ def run_command(folder: Path, command: str) -> str:
 
 def run_fence(folder: Path, fence: Fence, printed: str) -> str:
     """Run one fence, and return what it printed."""
-    if fence.mark.startswith("not run:") or fence.language == "python":
-        if fence.language == "python":
-            compile(fence.text, "a fence", "exec")
-        if fence.mark.startswith("not run:"):
-            return ""
-    if fence.mark.startswith("file:"):
-        (folder / fence.mark.removeprefix("file:").strip()).write_text(fence.text, encoding="utf-8")
-        return ""
-    if fence.mark.startswith("append:"):
-        with (folder / fence.mark.removeprefix("append:").strip()).open("a", encoding="utf-8") as file:
-            file.write("\n\n" + fence.text)
-        return ""
+    if fence.language == "python":
+        compile(fence.text, "a fence", "exec")
     if fence.mark == "prints":
         missing = set(fence.text.splitlines()) - set(printed.splitlines())
         assert not missing, f"the command before printed no {missing}, but {printed!r}"
         return printed
-    if fence.mark.startswith("of:"):
-        check_excerpt((ROOT / fence.mark.removeprefix("of:").strip()).read_text(encoding="utf-8"), fence.text)
+    if fence.mark:
+        kind, _, rest = fence.mark.partition(":")
+        assert kind in MARKS, f"unknown mark {fence.mark!r}"
+        MARKS[kind](folder, rest.strip(), fence.text)
         return ""
-    if fence.mark.startswith("drop-in:"):
-        assert (ROOT / "deploy" / fence.mark.removeprefix("drop-in:").strip()).exists()
-        return ""
-    assert not fence.mark, f"unknown mark {fence.mark!r}"
     how = LANGUAGES.get(fence.language)
     return how(folder, fence.text) if how else ""
 
 
-def check_excerpt(whole: str, part: str) -> None:
-    """The part's lines stand in the whole, in this order."""
-    lines = iter(whole.splitlines())
+def save(folder: Path, name: str, text: str) -> None:
+    """Save a fence for what follows."""
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+def append(folder: Path, name: str, text: str) -> None:
+    """Add a fence to one that was saved."""
+    with (folder / name).open("a", encoding="utf-8") as file:
+        file.write("\n\n" + text)
+
+
+def check_excerpt(folder: Path, name: str, part: str) -> None:
+    """The lines of the fence stand in a file of the checkout, in this order."""
+    lines = iter((ROOT / name).read_text(encoding="utf-8").splitlines())
     for line in part.splitlines():
-        assert line in lines, f"the file has no line {line!r}, or not here"
+        assert line in lines, f"{name} has no line {line!r}, or not here"
+
+
+def check_drop_in(folder: Path, name: str, text: str) -> None:
+    """There is such a unit."""
+    assert (ROOT / "deploy" / name).exists()
+
+
+def leave(folder: Path, reason: str, text: str) -> None:
+    """Not all can be run in a test."""
+    assert reason, "say why it is not run"
+
+
+MARKS: dict[str, Callable[[Path, str, str], None]] = {
+    "file": save,
+    "append": append,
+    "of": check_excerpt,
+    "drop-in": check_drop_in,
+    "not run": leave,
+}
+"""What a mark has done with its fence."""
 
 
 def check_containerfile(folder: Path, text: str) -> str:

@@ -33,6 +33,8 @@ STUCK_AFTER = 0.2
 """Seconds after which jobs are taken back from a child that starts none of them: it is stopped, or something holds its GIL."""
 KILL_STUCK_AFTER = 5.0
 """Seconds after which such a child is killed and replaced."""
+EXIT_SECONDS = 5.0
+"""Seconds that a child may take to end once it has nothing more to do."""
 TAKE_BACK_AFTER = 0.05
 """Seconds that a job may run before the jobs behind it in the same child are taken back."""
 _TICK = 0.02
@@ -65,7 +67,8 @@ class ChildHandle:
         self.watched: Watched | None = None
         self.ready = False
         self.retiring = False
-        self.closing = False
+        self.ends_by = _NEVER
+        """When it is killed if it has not ended, in monotonic seconds: its channel was closed, and it has no jobs."""
         self.forbidden_since: float | None = None
         """When its limit was lowered to take jobs back; None when that is over."""
         self.moved_at = time.monotonic()
@@ -143,6 +146,7 @@ class Crew:
                 yield child.forbidden_since + SETTLE_SECONDS
             elif len(child.jobs) > self._settings.threads:
                 yield now + _TICK
+            yield child.ends_by
             if child.stuck_since is not None:
                 yield child.stuck_since + KILL_STUCK_AFTER
             elif child.pid and (child.jobs or child.frozen) and not child.slot.running():
@@ -497,6 +501,7 @@ class Crew:
             has_nothing = self.stopping and child.forbidden_since is None and not child.jobs
             if child.retiring or had_its_share or has_nothing:
                 self._retire(child)
+            self._kill_overdue(child)
             if not child.mailbox.ended:
                 self._poll.modify(child.mailbox.socket, select.POLLIN | (select.POLLOUT if child.mailbox.unsent else 0))
 
@@ -504,9 +509,19 @@ class Crew:
         """Give a child no more jobs, and close its channel when it has none; another one takes its place at once."""
         child.retiring = True
         nothing_left = not child.jobs and not child.mailbox.unsent and child.position == child.sent
-        if nothing_left and not child.closing and not child.mailbox.ended:
-            child.closing = True
+        if nothing_left and child.ends_by == _NEVER and not child.mailbox.ended:
+            child.ends_by = time.monotonic() + EXIT_SECONDS
             child.mailbox.socket.shutdown(socket.SHUT_WR)
+
+    def _kill_overdue(self, child: ChildHandle) -> None:
+        """Kill a child that has nothing more to do and does not end: a policy of the application's may hang in it."""
+        now = time.monotonic()
+        if child.pid and now >= child.ends_by:
+            child.ends_by = now + EXIT_SECONDS
+            logs.event(
+                logging.ERROR, f"child {child.pid} has no jobs and does not end: killing it", pid=child.pid, reason="stuck"
+            )
+            self._helper.signal_child(child.pid, signal.SIGKILL)
 
     def kill_all(self) -> None:
         """Kill the children that still have jobs; those go back as they were."""

@@ -31,7 +31,7 @@ from fireforget._pool.board import Board
 from fireforget._pool.bookkeeper import Bookkeeper
 from fireforget._pool.child import child_main
 from fireforget._pool.config import Settings
-from fireforget._pool.crew import Crew
+from fireforget._pool.crew import EXIT_SECONDS, Crew
 from fireforget._pool.enforcer import Enforcer
 from fireforget._pool.groups import Groups, aggregates
 from fireforget._pool.helper import ForkHelper
@@ -50,7 +50,6 @@ TROUBLE_PAUSE = 0.5
 """Seconds between tries while the store cannot be written."""
 _TROUBLE_LOG_SECONDS = 10.0
 _WARN_SECONDS = 60.0
-_EXIT_SECONDS = 5.0  # for children to end that have nothing to do any more
 _FATAL = (SchemaTooNew, StoreReplaced, StoreCorrupt)
 """It is another program's file now, or none, or damaged: a worker must not write any more, and ends."""
 _FINEST_POLL = 0.001  # poll waits in whole milliseconds, and a commit is often seen after a part of one
@@ -267,7 +266,7 @@ class Supervisor:
         now = time.monotonic()
         if now >= self._kill_at:
             self._kill_at = _NEVER
-            self._give_up_at = now + _EXIT_SECONDS
+            self._give_up_at = now + EXIT_SECONDS
             self._crew.kill_all()
         if now < self._trouble_until:
             return
@@ -496,7 +495,7 @@ class Supervisor:
     def _begin_stop(self, patience: float) -> None:
         self._stopping = True
         self._kill_at = time.monotonic() + patience
-        self._give_up_at = self._kill_at + _EXIT_SECONDS
+        self._give_up_at = self._kill_at + EXIT_SECONDS
         jobs = self._crew.running()
         have = f"{jobs} jobs are running and have" if jobs > 1 else "1 job is running and has"
         self._log(logging.INFO, f"stopping: {have} {patience:g} s" if jobs else "stopping: no job is running")
@@ -513,7 +512,7 @@ class Supervisor:
         self._crew.collect()
         if not self._knows_children:
             with suppress(OSError):
-                self._knows_children = self._board.outlive_children(_EXIT_SECONDS)
+                self._knows_children = self._board.outlive_children(EXIT_SECONDS)
         if self._knows_children:  # all are dead: the helper, or else the kernel, has killed them
             self._crew.abandon()
         if self._may_write and (self._verdicts.settlement or self._verdicts.tally):

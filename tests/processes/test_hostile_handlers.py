@@ -64,7 +64,7 @@ def mail():
     current_job().progress(0.5, Type.MAIL)
     return "sent"
 
-@registry.task("hangs:in:policy", retry_delay=lambda n, error: time.sleep(60) or 0)
+@registry.task("hangs:in:policy", retry_delay=lambda n, error: say("in the policy") or time.sleep(60) or 0)
 def hangs_in_policy():
     signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
     time.sleep(60)
@@ -168,7 +168,17 @@ def test_timeouts_hold_while_somebody_has_stopped_the_helper(site):
     site.enqueue("hangs:in:policy", run_timeout=0.2)
     os.kill(helper, signal.SIGSTOP)
     worker.wait_log("timed out after 0.2 s", within=5)
-    assert worker.stop() == 0
+    assert worker.stop(within=15) == 0
+
+
+@pytest.mark.torture  # it takes 6 s
+def test_a_retry_policy_that_hangs_does_not_hold_up_a_stop(site):
+    """Its child has no job any more, so it has five seconds to end, and not the shutdown timeout."""
+    worker = site.worker("--concurrency", 1)
+    site.enqueue("hangs:in:policy", run_timeout=0.2)
+    site.hear("in the policy")
+    assert worker.stop(within=15) == 0
+    assert "has no jobs and does not end: killing it" in worker.log
 
 
 @pytest.mark.torture  # it takes 12 s

@@ -32,6 +32,7 @@ import textwrap
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -364,23 +365,41 @@ LANGUAGES: dict[str, Callable[[Path, str], str]] = {
 """How fences are run, by their language; others are only read."""
 
 
-@every_document
-def test_all_code_and_commands_of_a_document_run(document: Path, tmp_path: Path) -> None:
-    """Whoever follows a page from top to bottom gets what it says."""
+def follow(document: Path, folder: Path) -> None:
+    """Do what a document says, from top to bottom."""
     printed = ""
     for fence in fences(document.read_text(encoding="utf-8")):
         try:
-            printed = run_fence(tmp_path, fence, printed)
+            printed = run_fence(folder, fence, printed)
         except Exception as error:
             error.add_note(f"in {document.name}, line {fence.line}:\n{textwrap.indent(fence.text, '    ')}")
             raise
+
+
+@pytest.fixture(scope="module")
+def followed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Future[None]]]:
+    """The documents whose tests are to run, followed side by side: programs start all the time, and each fills one processor."""
+    own = (item for item in request.session.items if getattr(item, "originalname", "") == FOLLOWING)
+    documents = [item.callspec.params["document"] for item in own]  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {document: pool.submit(follow, document, tmp_path_factory.mktemp(document.stem)) for document in documents}
+        pool.shutdown(cancel_futures=True)
+
+
+@every_document
+def test_all_code_and_commands_of_a_document_run(document: Path, followed: dict[Path, Future[None]]) -> None:
+    """Whoever follows a page from top to bottom gets what it says."""
+    followed[document].result()
+
+
+FOLLOWING = test_all_code_and_commands_of_a_document_run.__name__
 
 
 @pytest.mark.skipif(shutil.which("sqlite3") is None, reason="it has been run so already")
 def test_the_statements_of_the_sql_page_run_in_python_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has no sqlite3 shell gets the same."""
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    test_all_code_and_commands_of_a_document_run(ROOT / "docs" / "sql.md", tmp_path)
+    follow(ROOT / "docs" / "sql.md", tmp_path)
 
 
 # --- names --------------------------------------------------------------------------------------------------------------

@@ -8,9 +8,12 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Literal, TextIO
 
+_package = logging.getLogger("fireforget")
 _worker = logging.getLogger("fireforget.worker")
 
 FIELDS = (
@@ -109,23 +112,33 @@ def _log(
     trace_id: str | None,
     **more: Any,
 ) -> None:
+    if not _worker.isEnabledFor(level):
+        return
     fields: dict[str, Any] = {
         "task_type": task_type,
         "task_id": task_id,
         "queue": queue,
         "retry_count": retry_count,
         "duration": round(duration, 6),
-        **more,
     }
     if success is not None:
         fields["success"] = success
+    fields.update(more)
     if trace_id is not None:
         fields["trace_id"] = trace_id
-    if _worker.isEnabledFor(level):  # then as `Logger.log`, but for its search for the caller, which is always this place
-        _worker.handle(_worker.makeRecord(_worker.name, level, __file__, 0, message, (), None, "_log", fields))
+    if _printer is not None and _printer.print(time.time(), level, message, fields):
+        return
+    # As `Logger.log`, without a search for the caller or a check of the names: they are ours.
+    record = logging.getLogRecordFactory()(_worker.name, level, __file__, 0, message, (), None, "_log")
+    record.__dict__.update(fields)
+    _worker.handle(record)
 
 
 # --- how a worker prints them -------------------------------------------------------------------------------------------
+
+
+Line = Callable[[float, str, str, str, Mapping[str, Any]], str]
+"""Makes a line of the time in Unix seconds, level, logger, message and fields of a record."""
 
 
 @lru_cache(maxsize=2)
@@ -133,70 +146,130 @@ def _in_utc(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
-def _instant(record: logging.LogRecord) -> str:
-    return f"{_in_utc(int(record.created))}.{int(record.msecs):03d}Z"
+def _instant(created: float) -> str:
+    second = int(created)
+    return f"{_in_utc(second)}.{int((created - second) * 1000):03d}Z"
 
 
-class TextFormatter(logging.Formatter):
-    """One line a record: time in UTC, level, message, then the fields as `name=value`."""
+def text_line(created: float, level: str, logger: str, message: str, fields: Mapping[str, Any]) -> str:
+    """Return a record as one line: time in UTC, level, message, then the fields as `name=value`."""
+    return f"{_instant(created)} {level} {message}" + "".join([f" {name}={_quoted(value)}" for name, value in fields.items()])
 
-    def __init__(self) -> None:
-        super().__init__("%(levelname)s %(message)s")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the standard library's name
-        """Append the fields to the message."""
-        line = [f"{_instant(record)} {super().formatMessage(record)}"]
-        for name, value in _fields(record):
-            text = str(value)
-            line.append(f"{name}={json.dumps(text) if ' ' in text or not text.isprintable() or not text else text}")
-        return " ".join(line)
+_NUMBERS = frozenset((int, float, bool))
+
+
+def _quoted(value: object) -> str:
+    """Return a field's value as one word: text that has blanks in it, or is empty, is quoted as in JSON."""
+    if type(value) in _NUMBERS:
+        return str(value)
+    text = value if type(value) is str else str(value)
+    return text if text.isprintable() and text and " " not in text else json.dumps(text)
+
+
+def json_line(created: float, level: str, logger: str, message: str, fields: Mapping[str, Any]) -> str:
+    """Return a record as one JSON object: `time`, `level`, `logger`, `message`, and the fields."""
+    return _to_json({"time": _instant(created), "level": level, "logger": logger, "message": message, **fields})
 
 
 _to_json = json.JSONEncoder(default=str, check_circular=False).encode
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: `time`, `level`, `logger`, `message`, the fields, and `traceback` where there is one."""
+class _Formatter(logging.Formatter):
+    """Makes the line of a record with `line`; one that has a traceback has it at the end."""
+
+    def __init__(self, line: Line) -> None:
+        super().__init__()
+        self._line = line
+
+    def _of(self, record: logging.LogRecord, **more: Any) -> str:
+        values = record.__dict__
+        fields = {name: values[name] for name in FIELDS if name in values} | more
+        return self._line(record.created, record.levelname, record.name, record.getMessage(), fields)
+
+
+class TextFormatter(_Formatter):
+    """One line a record, as `text_line` makes it, with its traceback below where it has one."""
+
+    def __init__(self) -> None:
+        super().__init__(text_line)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as text."""
+        line = self._of(record)
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(_Formatter):
+    """One JSON object a line, as `json_line` makes it, with a `traceback` where there is one."""
+
+    def __init__(self) -> None:
+        super().__init__(json_line)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line of JSON."""
-        members: dict[str, Any] = {
-            "time": _instant(record),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        members.update(_fields(record))
-        if record.exc_info:
-            members["traceback"] = self.formatException(record.exc_info)
-        return _to_json(members)
-
-
-def _fields(record: logging.LogRecord) -> list[tuple[str, Any]]:
-    values = record.__dict__
-    return [(name, values[name]) for name in FIELDS if name in values]
+        return self._of(record, traceback=self.formatException(record.exc_info)) if record.exc_info else self._of(record)
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
     """Writes to whatever `sys.stderr` is at the moment, in one write a record, so that lines of several processes stay whole."""
 
-    terminator = ""
-
-    def __init__(self) -> None:
+    def __init__(self, formatter: _Formatter) -> None:
         logging.Handler.__init__(self)
+        self.setFormatter(formatter)
+        self.line = formatter._line
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]  # an attribute there
         return sys.stderr
 
-    def format(self, record: logging.LogRecord) -> str:
-        return super().format(record) + "\n"
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._write(self.format(record))
+        except RecursionError:
+            raise
+        except Exception:
+            self.handleError(record)
+
+    def print(self, created: float, level: int, message: str, fields: Mapping[str, Any]) -> bool:
+        """Write a record of the worker's without making a `LogRecord` of it; False where that would not be the same.
+
+        There is a record for each job, and what `logging` does for it costs more than a short job. Nobody misses that unless
+        the application has changed how records are made, where they go, or what becomes of them there.
+        """
+        untouched = (
+            logging.root.handlers == [self]
+            and not (self.filters or _worker.handlers or _worker.filters or _package.handlers)
+            and _worker.propagate
+            and _package.propagate
+            and logging.getLogRecordFactory() is logging.LogRecord
+        )
+        if untouched:
+            line = self.line(created, logging.getLevelName(level), _worker.name, message, fields)
+            self.acquire()
+            try:
+                with suppress(OSError, ValueError):  # as `handleError`, which would have nowhere to say it either
+                    self._write(line)
+            finally:
+                self.release()
+        return untouched
+
+    @staticmethod
+    def _write(line: str) -> None:
+        stream = sys.stderr
+        stream.write(line + "\n")
+        if not getattr(stream, "line_buffering", False):  # as it is in a child
+            stream.flush()
+
+
+_printer: _StandardError | None = None
+"""What `configure` has set up in this process."""
 
 
 def configure(level: str = "info", format: Literal["text", "json"] = "text") -> None:
     """Send all records of this process of `level` and above to standard error, in our format; replaces earlier handlers."""
-    handler = _StandardError()
-    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    global _printer  # noqa: PLW0603 - one a process, as the root logger's handlers are
+    handler = _printer = _StandardError(JsonFormatter() if format == "json" else TextFormatter())
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)

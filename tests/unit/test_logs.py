@@ -53,6 +53,46 @@ def test_what_counts_neither_way_has_its_own_message(printed, verb):
     assert "success" not in record
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_applications_own_handler_gets_every_record_and_changes_no_line(printed, caplog, form):
+    """What is printed does not depend on whether somebody listens besides."""
+    logs.configure("info", form)
+    logs.task_processed("t", "1", "low", 0, 0.1, "ab" * 16)
+    alone = printed()
+    logging.getLogger("fireforget").addHandler(caplog.handler)
+    try:
+        logs.task_processed("t", "1", "low", 0, 0.1, "ab" * 16)
+    finally:
+        logging.getLogger("fireforget").removeHandler(caplog.handler)
+    assert without_time(printed()) == without_time(alone)
+    (record,) = caplog.records
+    assert (record.getMessage(), record.task_id, record.trace_id) == ("task processed", "1", "ab" * 16)
+
+
+def without_time(line):
+    return re.sub(r"\d{4}-\S+?Z", "", line)
+
+
+def test_an_application_may_filter_what_is_printed(printed):
+    """With the means of `logging`, wherever it puts them: at the handler, the logger, or where records are made."""
+    logs.configure("info")
+    (handler,) = logging.getLogger().handlers
+    handler.addFilter(lambda record: record.task_id != "1")
+    logs.task_processed("t", "1", "low", 0, 0.1, None)
+    logs.task_processed("t", "2", "low", 0, 0.1, None)
+    assert [re.search(r"task_id=(\d)", line)[1] for line in printed().splitlines()] == ["2"]
+
+
+def test_an_application_may_make_the_records(printed, monkeypatch):
+    """With a factory of its own."""
+    logs.configure("info")
+    made = []
+    monkeypatch.setattr(logging, "_logRecordFactory", lambda *args: made.append(logging.LogRecord(*args)) or made[-1])
+    logs.task_processed("t", "1", "low", 0, 0.1, None)
+    assert "task_id=1" in printed()
+    assert [record.task_id for record in made] == ["1"]
+
+
 def test_the_level_is_kept(printed):
     """At `warning` a success costs no record, and a failure is still seen."""
     logs.configure("warning", "json")

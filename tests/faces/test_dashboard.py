@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import tomllib
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from http import HTTPStatus
@@ -25,7 +25,7 @@ from wsgiref.validate import validator
 import pytest
 
 from fireforget import Inspector, InvalidOption, Registry, SkipRetry, SqliteQueue, State, Task, cli, dashboard, testing
-from fireforget._dashboard import shown
+from fireforget._dashboard import shown, views
 from fireforget._dashboard.views import Shared
 from fireforget.errors import StoreUnavailable
 from fireforget.inspector import ChildDeath, ChildInfo, ChildJob, WorkerInfo
@@ -688,6 +688,7 @@ def test_searches_through_all_jobs_leave_the_other_views_live(queue, client, mon
         return []
 
     monkeypatch.setattr(Inspector, "tasks", slow)
+    monkeypatch.setattr(views, "_SEARCH_WAIT", 0.01)
     threads = [threading.Thread(target=client.get, args=("jobs?error=x",)) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -790,11 +791,10 @@ def test_connections_that_say_nothing_or_little_keep_nobody_out(server):
             connection.close()
 
 
-def test_a_connection_that_is_too_slow_is_ended(server):
+def test_a_connection_that_is_too_slow_is_ended(queue):
     """After the time that a request may take."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        connection.sendall(b"POST /api/v1/queues HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
-        assert connection.recv(100) == b""
+    with dashboard.Server(dashboard.application(queue), request_seconds=0.1) as server:
+        assert send(server, b"POST /api/v1/queues HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{") == b""
 
 
 def test_a_long_action_leaves_the_views_live(queue, monkeypatch):
@@ -917,8 +917,44 @@ def test_the_command_serves_until_it_is_told_to_stop(queue):
         process.kill()
         process.communicate()
     assert process.returncode == 0
-    assert "nope.prom: there is no such file yet" in err
+    assert err.count("nope.prom: there is no such file yet") == err.count("nope.prom") == 1
     assert re.search(r'INFO dashboard action queue=default action="pause queue" remote=127\.0\.0\.1', err), err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of files to lower")
+def test_a_thousand_connections_do_not_stop_it(queue):
+    """Silent or slow, and four times as many as the process may have files: it answers, and has nothing to say in its log."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard < 4096 else max(soft, 4096), hard))
+    program = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)); from fireforget.cli import main; main()"
+    words = ["dashboard", "--db", queue.path, "--port", "0", "--json"]
+    process = subprocess.Popen([sys.executable, "-c", program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    crowd = []
+    try:
+        port = int(json.loads(process.stdout.readline())["url"].rstrip("/").rpartition(":")[2])
+        for number in range(1000):
+            crowd.append(socket.create_connection(("127.0.0.1", port), timeout=10))
+            crowd[-1].setblocking(False)
+            if number % 2:
+                crowd[-1].send(b"GET /healthz HTTP/1.1\r\nX: ")
+        for path in ("/healthz", "/", "/static/app.js", "/api/v1/overview") * 3:
+            for slow in crowd[1::2]:
+                with suppress(OSError):
+                    slow.send(b"x")
+            began = time.monotonic()
+            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as asking:
+                asking.request("GET", path)
+                assert asking.getresponse().status == (503 if path == "/healthz" else 200)
+            assert time.monotonic() - began < 3
+    finally:
+        process.terminate()
+        _, err = process.communicate(timeout=10)
+        for connection in crowd:
+            connection.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert err == ""
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])

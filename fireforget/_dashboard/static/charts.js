@@ -56,7 +56,7 @@ function figure(title, told, series, drawing, top, ends, hasData, nothing) {
     h("div", { class: "canvas" },
       h("span", { class: "top" }, hasData ? top : ""),
       h("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": `${title}. ${told.join(". ")}.` },
-        h("line", { key: "half", class: "grid", x1: 0, x2: WIDTH, y1: HEIGHT / 2, y2: HEIGHT / 2, "vector-effect": "non-scaling-stroke" }),
+        hasData && h("line", { key: "half", class: "grid", x1: 0, x2: WIDTH, y1: HEIGHT / 2, y2: HEIGHT / 2, "vector-effect": "non-scaling-stroke" }),
         h("line", { key: "zero", class: "axis", x1: 0, x2: WIDTH, y1: HEIGHT - 0.5, y2: HEIGHT - 0.5, "vector-effect": "non-scaling-stroke" }),
         drawing),
       hasData ? null : h("span", { class: "nothing" }, nothing)),

@@ -224,7 +224,7 @@ function bulk(app, filter, selected, data) {
       of("update").length ? button("update", `Change ${of("update").length}…`, false, () => act.changeJobs(app, of("update")), "chosen-update") : null,
       h("button", { type: "button", onclick: () => app.choose([...selected], false) }, "Choose none"));
   }
-  if (!filter.state || !data.jobs.length) return h("div", { class: "bulk quiet", key: "none" }, h("span", null, filter.state ? "" : "Choose jobs, or a state to change all that match."));
+  if (!filter.state || !data.jobs.length) return h("div", { class: "bulk quiet", key: "none" }, h("span", null, filter.state || !data.jobs.length ? "" : "Choose jobs, or a state to change all that match."));
   return h("div", { class: "bulk", key: "all" }, h("span", null, "All that match:"),
     act.ACTIONS.map(([action, label, danger]) => (may(action, [filter.state]) ? button(action, `${label} all`, danger, () => act.all(app, action, filter), `all-${action}`) : null)),
     may("update", [filter.state]) ? button("update", "Change all…", false, () => act.changeAll(app, filter), "all-update") : null);

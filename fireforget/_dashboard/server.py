@@ -259,6 +259,8 @@ def _descriptors() -> int:
 def _parse(raw: bytes) -> _Head:
     """Return the head of a request. What may be read in two ways is refused: a proxy before us may read it in the other."""
     line, *fields = raw[:-4].decode("latin-1").split("\r\n")
+    if any((one < " " and one != "\t") or one == "\x7f" for text in (line, *fields) for one in text):
+        raise _Malformed(HTTPStatus.BAD_REQUEST)  # such as a line that ends in a bare \r, or NUL
     words = line.split(" ")
     if len(words) != 3 or not words[0].isalpha() or not words[1].startswith("/") or words[2] not in ("HTTP/1.1", "HTTP/1.0"):
         raise _Malformed(HTTPStatus.BAD_REQUEST)
@@ -266,7 +268,7 @@ def _parse(raw: bytes) -> _Head:
     for one in fields:
         name, colon, value = one.partition(":")
         key = name.lower()
-        if not colon or not name or name != name.strip() or not name.replace("-", "").replace("_", "").isalnum() or "\n" in one:
+        if not colon or not name or name != name.strip() or not name.replace("-", "").replace("_", "").isalnum():
             raise _Malformed(HTTPStatus.BAD_REQUEST)
         if key in headers and key in ("host", "content-length", "origin", "authorization", "content-type"):
             raise _Malformed(HTTPStatus.BAD_REQUEST)

@@ -32,6 +32,7 @@ from fireforget._dashboard.views import Shared
 from fireforget.errors import StoreUnavailable
 from fireforget.inspector import ChildDeath, ChildInfo, ChildJob, WorkerInfo
 from fireforget.logs import TextFormatter
+from fireforget.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -1014,6 +1015,14 @@ def test_the_reference_has_every_member_and_no_others(queue, client):
     assert worker.keys() == members["worker"] | members["more of a worker"]
     assert schedule.keys() == members["schedule"]
     assert client.get("groups")["groups"][0].keys() == members["group"]
+
+
+def test_the_reference_says_which_metrics_need_the_file_of_a_worker(queue, client):
+    """All others are there without one."""
+    queue.enqueue(Task("works", {"n": 1}))
+    always, with_file = [words(cells[1]) for cells in rows("where from")]
+    assert set(re.findall(r"# TYPE (\S+)", client.ask("GET", "/metrics")[2].decode())) == always
+    assert with_file == METRICS.keys() - always
 
 
 def test_the_reference_has_every_code_of_an_error_and_no_others():

@@ -331,7 +331,7 @@ function inHands(worker, app) {
 
 function roleOf(worker, pid) {
   if (pid === worker.pid) return "supervisor";
-  return (worker.children || []).some((child) => child.pid === pid) ? "child" : "forks the children";
+  return (worker.children || []).some((child) => child.pid === pid) ? "child" : "";
 }
 
 const workers = {
@@ -353,7 +353,7 @@ const workers = {
       inHands(worker, app),
       worker.processes ? h("details", null, h("summary", null, "Processes"), table("Processes", ["Process", "Role", ">Memory"],
         worker.processes.map((one) => h("tr", { key: String(one.pid) }, h("td", null, String(one.pid)),
-          h("td", null, worker.children === null && one.pid !== worker.pid ? "" : roleOf(worker, one.pid)), h("td", { class: "number" }, bytes(one.bytes)))), "")) : null));
+          h("td", null, roleOf(worker, one.pid)), h("td", { class: "number" }, bytes(one.bytes)))), "")) : null));
   },
 };
 

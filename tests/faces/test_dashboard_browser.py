@@ -243,9 +243,9 @@ def test_one_job_is_run_changed_archived_cancelled_and_deleted(browser, serve, q
     assert (changed.queue, changed.priority, changed.payload) == ("low", 7, {"n": 12345678901234567890})
     for action, state in (("run", "pending"), ("archive", "archived"), ("run", "pending"), ("cancel", "cancelled")):
         browser.click(f"#job-{action}")
+        browser.wait(lambda: browser.text("h1 .badge") == state, "the page follows")  # noqa: B023 - asked at once
         told(browser, f"is {state}")
         assert queue.get(info.id).state == state
-        browser.wait(lambda: browser.text("h1 .badge") == state, "the page follows")  # noqa: B023 - asked at once
     browser.click("#job-delete")
     browser.wait_for_text("This cannot be undone", "#dialog")
     browser.press(ESCAPE)

@@ -343,7 +343,7 @@ const workers = {
       h("h2", null, h("span", { class: "id" }, worker.name), " ", worker.alive ? h("span", { class: "badge completed" }, "alive") : h("span", { class: "badge archived" }, "dead")),
       worker.alive ? null : h("p", null, "It was killed. Its jobs are pending again as soon as another worker is there."),
       h("dl", { class: "facts" }, [
-        ["Host", worker.host], ["Process", worker.pid], ["Up for", ranFor(worker.started_at, app.now())],
+        ["Host", worker.host], ["Process", worker.pid], worker.alive ? ["Up for", ranFor(worker.started_at, app.now())] : ["Started", when(worker.started_at, app)],
         ["Children", count(worker.concurrency)], ["Children that died", worker.child_deaths === null ? null : count(worker.child_deaths)], ["Threads in each", count(worker.threads)], ["Jobs in its hands", count(worker.active)],
         ["Queues", Object.entries(worker.queues).map(([name, weight]) => `${name}=${weight}`).join(", ")],
         ["Memory", worker.processes ? `${bytes(worker.processes.reduce((sum, one) => sum + one.bytes, 0))} in ${worker.processes.length} processes${worker.processes.every((one) => one.shared_fairly) ? "" : ", shared pages counted in each"}` : null],

@@ -23,7 +23,7 @@ VENV = ROOT / ".venv-bench"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 PROGRAMS = (
     "drain", "fire_and_forget", "enqueue", "pickup", "contention", "million", "flat", "idle", "memory", "replacement", "imports",
-    "log_level", "asynq_four", "peers",
+    "log_level", "dashboard", "asynq_four", "peers",
 )  # fmt: skip
 PEERS = ("huey", "persist-queue", "litequeue", "redis", "rq", "dramatiq", "celery packaging")
 """What is installed, each by itself; celery needs packaging, and does not say so."""

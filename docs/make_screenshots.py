@@ -10,7 +10,9 @@ import argparse
 import linecache
 import logging
 import math
+import os
 import random
+import signal
 import sqlite3
 import sys
 import tempfile
@@ -67,6 +69,12 @@ def build(year: int) -> None:
     raise SkipRetry(f"there is no data for the year {year}")
 
 
+@registry.task("video:encode", max_retry=0)
+def encode(path: str) -> None:
+    """Die, as what takes too much memory does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @registry.aggregator("news:")
 def aggregate(group: str, members: list[object]) -> Task:
     """Make one mail of many lines."""
@@ -106,7 +114,7 @@ def remember(path: str, jobs: int) -> None:
             busy = (1.2 + math.sin(at / 86400 * 6.28)) * (1 if int(at // 86400) % 7 < 5 else 0.3)
             ended = round(busy * random.uniform(70, 130) * (60 if minutes_ago > 1440 else 1))
             failed = sum(random.random() < 0.02 for _ in range(ended))
-            run, wait = ended * random.uniform(0.12, 0.2) * busy, ended * random.uniform(0.005, 0.05) * busy**3
+            run, wait = ended * random.uniform(4, 6) * busy, ended * random.uniform(0.8, 1.6) * busy**3
             writer.add(connection, [Ended("critical", "email:send", ended, failed, failed, 0, ended, run)], at)
             writer.add(connection, [Ended("critical", "", waited=ended, wait_seconds=wait)], at)
 
@@ -143,14 +151,14 @@ def as_of_an_application() -> None:
         function.function.__code__ = function.function.__code__.replace(co_filename="shop/jobs.py")
 
 
-IN_DOCS = ("overview", "job", "dark")
+IN_DOCS = ("overview", "job", "workers", "dark")
 
 
 def main() -> None:
     """Make them."""
     as_of_an_application()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=2500)
+    parser.add_argument("--jobs", type=int, default=12_000)
     parser.add_argument("--all", type=Path, metavar="FOLDER")
     parser.add_argument("--seconds", type=float, default=30, help="how long the plots have to grow")
     arguments = parser.parse_args()
@@ -162,6 +170,8 @@ def main() -> None:
         failed = fill(queue, arguments.jobs)
         for _ in range(min(arguments.jobs, 2)):
             queue.enqueue(report.task())
+        if arguments.jobs:
+            queue.enqueue(Task("video:encode", {"path": "uploads/holiday.mov"}))
         worker = Worker(registry, queue, concurrency=4) if arguments.jobs else nullcontext()
         with worker, Server(application(queue)) as server, Browser(1280, 860) as browser:
             browser.open(server.url)
@@ -177,7 +187,7 @@ def take(browser: Browser, url: str, shown: dict[str, str], folder: Path, *, who
     browser.run("localStorage.setItem('fireforget-theme', 'dark')")
     save(browser, f"{url}#/?span=day", folder / "dashboard-dark.png")
     browser.run("localStorage.removeItem('fireforget-theme')")
-    browser.resize(500, 900)
+    browser.resize(375, 900)
     for name in shown if whole else ():
         save(browser, url + shown[name], folder / f"dashboard-phone-{name}.png")
 
@@ -186,6 +196,7 @@ def save(browser: Browser, url: str, path: Path) -> None:
     """Save a picture of a page once it shows something."""
     browser.open(url)
     browser.wait(lambda: browser.run("return document.querySelector('main .view') !== null"), url)
+    time.sleep(2.5)  # rates are known from the second reading on
     browser.screenshot(path)
     wide = browser.run("return document.documentElement.scrollWidth - innerWidth")
     print(f"{path.name}: {'fits' if wide <= 0 else f'{wide} pixels too wide'}")

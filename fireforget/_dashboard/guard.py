@@ -76,7 +76,7 @@ class Guard:
         """Refuse an action that a page of another site may have sent."""
         self.check_site(request)
         origin, host = request.header("Origin"), request.header("Host") or ""
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _authority(origin) != host.lower():
             raise Refusal(HTTPStatus.FORBIDDEN, "cross_site", "a page of another site sent this")
         if request.header(ACTION_HEADER) is None:
             raise Refusal(HTTPStatus.FORBIDDEN, "no_action_header", f"an action needs the header {ACTION_HEADER}: 1")
@@ -165,6 +165,14 @@ class Guard:
         secure = "; Secure" if request.environ.get("wsgi.url_scheme") == "https" else ""
         path = request.mount or "/"
         return f"{self._cookie_name()}={value}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}"
+
+
+def _authority(origin: str) -> str | None:
+    """Return the host and port of an origin, in lower case; None for what is no origin."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _host_name(host: str) -> str:

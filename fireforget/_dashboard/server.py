@@ -8,7 +8,9 @@ none while its answer is being sent::
                                                └─ changers (2 threads) ┘
 
 Actions have threads of their own: deleting a million jobs takes a while, and the page stays live. When there are as many
-connections as may be, the one that has been waited for longest makes room.
+connections as may be, the one that has been waited for longest makes room, be it for its request or for it to take its answer.
+Connections are taken one at a time, with room made before: asyncio's own server takes all that have come, and where that is more
+than this process may have files it writes a line to the log for each, for as long as it lasts.
 """
 
 import asyncio
@@ -38,6 +40,8 @@ REQUEST_SECONDS = 20.0
 """How long a connection may take until its next request is there, silence included."""
 SEND_SECONDS = 20.0
 _MOST_HEAD_BYTES = 16 * 1024
+_BACKLOG = 1024  # connections that the system takes for us meanwhile
+_BREATH_SECONDS = 0.05  # when there is no file left for another one
 _LARGE_BODY_BYTES, _LARGE_BODIES = 64 * 1024, 4  # so many larger bodies are read at once
 
 
@@ -132,16 +136,45 @@ class Server:
 
     async def _serve(self) -> None:
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._connected, self._host, self.port, limit=_MOST_HEAD_BYTES, backlog=256)
-        self.port = server.sockets[0].getsockname()[1]
+        listening = await _listen(self._host, self.port)
+        self.port = listening[0].getsockname()[1]
+        taking = [asyncio.create_task(self._take(one)) for one in listening]
         self._ready.set()
         try:
             await self._ending.wait()
         finally:
-            server.close()
+            for task in taking:
+                task.cancel()
+            await asyncio.gather(*taking, return_exceptions=True)
+            for one in listening:
+                one.close()
             for writer in list(self._connections):
                 writer.transport.abort()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _take(self, listening: socket.socket) -> None:
+        """Take connections, one at a time."""
+        loop, told = asyncio.get_running_loop(), False
+        while True:
+            try:
+                taken, _ = await loop.sock_accept(listening)
+            except OSError as error:  # this process or the system has no file left
+                if not told:
+                    _log.warning("dashboard cannot take connections for a moment", extra={"error": str(error)})
+                told = True
+                self._make_room()
+                await asyncio.sleep(_BREATH_SECONDS)
+                continue
+            told = False
+            if len(self._connections) >= self._most and not self._make_room():
+                taken.close()
+                await asyncio.sleep(0)  # where many have come, the others have their turn too
+                continue
+            with contextlib.suppress(OSError):  # gone already
+                await loop.connect_accepted_socket(self._protocol, taken)
+
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=_MOST_HEAD_BYTES), self._connected)
 
     # --- a connection -------------------------------------------------------------------------------------------------
 
@@ -151,8 +184,6 @@ class Server:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self._connections.add(writer)
-        if len(self._connections) > self._most and not self._make_room():
-            writer.transport.abort()
         try:
             while await self._exchange(reader, writer):
                 pass
@@ -190,6 +221,7 @@ class Server:
         pool = self._changers if head.method == "POST" else self._readers
         answer = await self._loop.run_in_executor(pool, _call, self._app, environ, head.keep_alive)
         writer.write(answer)
+        self._waiting[writer] = None
         async with asyncio.timeout(SEND_SECONDS):
             await writer.drain()
         return head.keep_alive
@@ -199,6 +231,19 @@ class Server:
             return await reader.readexactly(length)
         async with self._large:
             return await reader.readexactly(length)
+
+
+async def _listen(host: str, port: int) -> list[socket.socket]:
+    """Return listening sockets, one for each address of the host; raises `OSError`."""
+    server = await asyncio.start_server(lambda *_: None, host, port, start_serving=False)  # it knows how to bind, everywhere
+    try:
+        found = [one.dup() for one in server.sockets]
+    finally:
+        server.close()
+    for one in found:
+        one.setblocking(False)
+        one.listen(_BACKLOG)
+    return found
 
 
 def _descriptors() -> int:
@@ -214,6 +259,8 @@ def _descriptors() -> int:
 def _parse(raw: bytes) -> _Head:
     """Return the head of a request. What may be read in two ways is refused: a proxy before us may read it in the other."""
     line, *fields = raw[:-4].decode("latin-1").split("\r\n")
+    if any((one < " " and one != "\t") or one == "\x7f" for text in (line, *fields) for one in text):
+        raise _Malformed(HTTPStatus.BAD_REQUEST)  # such as a line that ends in a bare \r, or NUL
     words = line.split(" ")
     if len(words) != 3 or not words[0].isalpha() or not words[1].startswith("/") or words[2] not in ("HTTP/1.1", "HTTP/1.0"):
         raise _Malformed(HTTPStatus.BAD_REQUEST)
@@ -221,7 +268,7 @@ def _parse(raw: bytes) -> _Head:
     for one in fields:
         name, colon, value = one.partition(":")
         key = name.lower()
-        if not colon or not name or name != name.strip() or not name.replace("-", "").replace("_", "").isalnum() or "\n" in one:
+        if not colon or not name or name != name.strip() or not name.replace("-", "").replace("_", "").isalnum():
             raise _Malformed(HTTPStatus.BAD_REQUEST)
         if key in headers and key in ("host", "content-length", "origin", "authorization", "content-type"):
             raise _Malformed(HTTPStatus.BAD_REQUEST)

@@ -131,11 +131,15 @@ class Views:
 
     def overview(self, _: Request | None = None) -> dict[str, Any]:
         """Return queues, workers, what runs, and what is wrong."""
+        self.check_file()  # what was read before is no longer true
         read = self.shared.get()
         return {**self._about, **read, "seconds": round(self.shared.seconds, 4)}
 
+    def check_file(self) -> None:
+        """Raise `StoreReplaced` where the file was deleted or replaced: whoever has it open could still read what was in it."""
+        self.queue._database.check_identity()
+
     def _read(self) -> dict[str, Any]:
-        self.queue._database.check_identity()  # a file that was deleted can still be read by whoever has it open
         workers = self.inspector.workers()
         queues = self._queues(workers)
         running = self.inspector.tasks(State.ACTIVE, limit=_RUNNING)

@@ -123,8 +123,9 @@ class Request:
             raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", f"the body has more than {MOST_BODY_BYTES} bytes")
         try:
             value = json.loads(self.environ["wsgi.input"].read(int(length)))
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # "\\ud800" is JSON, and no text that can be stored or logged
         except (ValueError, RecursionError):
-            raise bad("the body is not JSON") from None
+            raise bad("the body is not JSON in UTF-8") from None
         if not isinstance(value, dict):
             raise bad("the body is a JSON object")
         return value

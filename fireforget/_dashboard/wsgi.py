@@ -131,6 +131,7 @@ class Application:
         if request.method != "POST":
             self._guard.check_site(request)
             self._guard.check_token(request)
+            self._views.check_file()
             began = time.thread_time()
             value = self._reads[name](request)
             return value if isinstance(value, Answer) else json_answer({"seconds": round(time.thread_time() - began, 4), **value})

@@ -1,5 +1,6 @@
 """The dashboard as programs meet it: its JSON, its actions, health and metrics, the server, and what an attacker sends."""
 
+import hmac
 import http.client
 import io
 import json
@@ -8,12 +9,13 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import tomllib
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from http import HTTPStatus
@@ -25,10 +27,12 @@ from wsgiref.validate import validator
 import pytest
 
 from fireforget import Inspector, InvalidOption, Registry, SkipRetry, SqliteQueue, State, Task, cli, dashboard, testing
-from fireforget._dashboard import shown
+from fireforget._dashboard import guard, shown, views
 from fireforget._dashboard.views import Shared
 from fireforget.errors import StoreUnavailable
 from fireforget.inspector import ChildDeath, ChildInfo, ChildJob, WorkerInfo
+from fireforget.logs import TextFormatter
+from fireforget.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -396,6 +400,8 @@ def is_paused(queue):
         {"origin": "null"},
         {"origin": "http://127.0.0.1:9999"},
         {"origin": "http://127.0.0.1:8787.evil.example"},
+        {"origin": "http://127.0.0.1:8787@evil.example"},
+        {"origin": "http://[evil"},
         {"sec_fetch_site": "cross-site"},
         {"sec_fetch_site": "same-site"},
         {"x_fireforget": None},
@@ -464,6 +470,87 @@ def test_names_that_were_given_are_allowed(queue):
     assert Client(queue, hosts=["*"]).ask("GET", "/", host="any.example")[0] == 200
     with pytest.raises(InvalidOption):
         dashboard.application(queue, hosts="jobs.example")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "/static/../wsgi.py", "/static/../../../../etc/passwd", "/static//etc/passwd", "//etc/passwd", "/etc/passwd", "/static/",
+        "/static", "/static/app.js/", "/static/app.js\0", "/static/__init__.py", "/static/..\\wsgi.py", "/index.html", "/api/v1/",
+        "/api/v1/../../static/app.js", "/api/v1/jobs/", "/\r\nSet-Cookie: x=1",
+    ],
+)  # fmt: skip
+def test_no_path_leads_to_another_file(client, asked):
+    """Only the listed files of the page are ever served; what was asked for is in no header of the answer."""
+    status, headers, body = client.ask("GET", asked)
+    assert status == 404 and b"root:" not in body and b"import" not in body
+    assert not any(control in f"{name}{value}" for name, value in headers.items() for control in "\r\n")
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "TRACE", "OPTIONS"])
+def test_other_methods_are_refused_everywhere(client, method):
+    """TRACE would repeat the cookie; nothing here is put or deleted by its path."""
+    for path in ("/", "/static/app.js", "/api/v1/jobs", "/api/v1/overview", "/healthz", "/metrics"):
+        status, headers, _ = client.ask(method, path, cookie="secret=1")
+        assert status == 405 and "secret" not in str(headers)
+
+
+NASTY = (
+    "0", "-1", "1e999", "nan", "9" * 30, "\0", "x" * 20_000, "' OR 1=1 --", "%", "*", "[", "\\", "\u0663", "99999999999d", "-5m",
+    "a-99999999999999999999-00000000", "=", "a=[1", f"a={'9' * 5000}", "\r\nX: y", "null", "\U0001f600" * 100, "::",
+)  # fmt: skip
+
+
+def test_no_value_of_a_query_is_a_mistake_of_the_dashboard(queue, client):
+    """Whatever it is, it is answered, or refused with a reason."""
+    queue.enqueue(Task("works", {"n": 1}), group="g")
+    names = {
+        "samples": ["since"], "history": ["minutes", "days", "queue", "type"], "job": ["id"], "job/text": ["id", "part"],
+        "jobs": ["state", "queue", "type", "error", "group", "older_than", "newer_than", "payload", "limit", "after", "junk"],
+        "schedules": ["times"], "schedule": ["name", "limit"], "groups": ["queue"],
+    }  # fmt: skip
+    for read, members in names.items():
+        for member in members:
+            for value in NASTY:
+                status, _, body = client.ask("GET", f"/api/v1/{read}?{urlencode({member: value})}")
+                assert status in (200, 400, 404), (read, member, value[:50], body)
+        for raw in ("%ff%fe", "%", "id=%00", "&".join(f"a{n}=1" for n in range(60)), "state=pending&state=active"):
+            assert client.ask("GET", f"/api/v1/{read}?{raw}")[0] in (200, 400, 404)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b'{"action": "run", "ids": ["\\ud800"]}',
+        "{}".encode("utf-16"),
+    ],
+    ids=lambda body: str(body[:20]),
+)  # fmt: skip
+def test_a_body_that_is_no_json_object_is_refused(client, body):
+    """Nested without end, cut short, half of a character."""
+    status, _, answer = client.ask("POST", "/api/v1/jobs", body, content_type="application/json", x_fireforget="1")
+    assert (status, json.loads(answer)["error"]["code"]) == (400, "invalid")
+
+
+def test_a_huge_body_is_refused_before_it_is_read(client):
+    """By the application too, where another server reads for it."""
+    sent = {"content_type": "application/json", "x_fireforget": "1", "CONTENT_LENGTH": str(2**40)}
+    status, _, answer = client.ask("POST", "/api/v1/jobs", b"{}", **sent)
+    assert (status, json.loads(answer)["error"]["code"]) == (413, "too_large")
+
+
+def test_what_is_asked_for_makes_no_line_of_the_log(client):
+    """A queue named after a log record stays a value of the record that names it."""
+    client.post("queues", {"action": "pause", "queue": "x\n2030-01-01T00:00:00Z INFO dashboard action action=none"})
+    record = logging.makeLogRecord({"msg": "dashboard action", "queue": "x\ny", "action": "pause queue", "remote": "\r\nz"})
+    assert "\n" not in TextFormatter().format(record) and "\r" not in TextFormatter().format(record)
 
 
 def test_what_a_job_carries_is_never_markup(queue, client):
@@ -542,6 +629,22 @@ def test_without_the_token_there_is_only_the_empty_page(queue, guarded):
 def test_a_wrong_token_opens_nothing(guarded, shown):
     """Nor half of it."""
     guarded.get("overview", 401, authorization=shown)
+
+
+def test_the_token_is_no_part_of_an_address(guarded):
+    """Addresses are in logs and histories."""
+    guarded.get(f"overview?token={quote(TOKEN)}", 401)
+    guarded.get("overview", 401, cookie=f"token={TOKEN}")
+
+
+def test_comparing_tells_nothing_of_the_token(guarded, monkeypatch):
+    """Whatever is shown, digests of one length are compared, in constant time."""
+    compared = []
+    real = hmac.compare_digest
+    monkeypatch.setattr(guard.hmac, "compare_digest", lambda a, b: compared.append((len(a), len(b))) or real(a, b))
+    for token in ("x", "x" * 5000, TOKEN, TOKEN[:-1]):
+        guarded.ask("GET", "/api/v1/overview", authorization=f"Bearer {token}")
+    assert compared == [(32, 32)] * 4
 
 
 def test_the_token_opens_it_to_programs_and_a_session_to_browsers(queue, guarded):
@@ -630,12 +733,27 @@ def worker_of(queue):
 
 def test_a_file_that_cannot_be_read_is_said_to_be(queue, client):
     """By health, and by every view; it is looked at again."""
+    reads = ("overview", "jobs", "jobs/count", "job?id=x", "workers", "schedules", "groups", "history", "samples", "queues")
+    for read in reads[1:]:
+        client.get(read, 404 if "id=" in read else 200)  # it is open by now
     os.rename(queue.path, queue.path + ".away")
-    assert client.get("overview", 503)["error"]["code"] == "store"
+    for read in reads:
+        assert client.get(read, 503)["error"]["code"] == "store", read
     status, _, body = client.ask("GET", "/healthz")
     assert status == 503 and json.loads(body)["problems"][0]["check"] == "file"
     os.rename(queue.path + ".away", queue.path)
     assert Client(queue).get("overview")
+
+
+def test_no_read_is_left_open(queue, client):
+    """After each view the log can be written back as a whole: it keeps shrinking while somebody looks."""
+    info = queue.enqueue(Task("works", {"n": 1}))
+    with closing(sqlite3.connect(queue.path)) as worker:
+        for read in ("overview", "jobs", "jobs/count?type=w", f"job?id={info.id}", "workers", "schedules", "groups", "history"):
+            client.get(read)
+            queue.enqueue(Task("works", {"n": 2}))
+            assert worker.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0, read
+            assert os.path.getsize(f"{queue.path}-wal") == 0
 
 
 def test_metrics_have_the_queues_and_what_a_worker_has_counted(queue, tmp_path):
@@ -688,6 +806,7 @@ def test_searches_through_all_jobs_leave_the_other_views_live(queue, client, mon
         return []
 
     monkeypatch.setattr(Inspector, "tasks", slow)
+    monkeypatch.setattr(views, "_SEARCH_WAIT", 0.01)
     threads = [threading.Thread(target=client.get, args=("jobs?error=x",)) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -743,6 +862,18 @@ def test_requests_follow_each_other_on_one_connection(server):
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n", 413),
         (b"GET / HTTP/1.1\r\nHost : localhost\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\n folded: x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nabcd", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4, 4\r\n\r\nabcd", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0x4\r\n\r\nabcd", 400),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: identity\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nX: a\rTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\x00.evil.example\r\n\r\n", 400),
+        (b"GET /\x0b HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET  / HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n: localhost\r\n\r\n", 400),
+        (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         (b"GET / HTTP/1.1\nHost: localhost\n\n\r\n\r\n", 400),
         (b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         (b"GET / HTTP/2\r\n\r\n", 400),
@@ -754,6 +885,14 @@ def test_requests_follow_each_other_on_one_connection(server):
 def test_what_can_be_read_in_two_ways_is_refused(server, raw, status):
     """Or is no request at all; and the connection ends."""
     assert send(server, raw).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+def test_what_follows_a_body_is_the_next_request_and_never_part_of_it(server):
+    """Nor is a body a request: three answers to three, in their order."""
+    inner = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    raw = b"POST /api/v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(inner), inner)
+    last = b"GET /static/icon.svg HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    assert re.findall(rb"HTTP/1.1 (\d+) ", send(server, raw + raw + last)) == [b"403", b"403", b"200"]
 
 
 def test_a_header_with_an_underscore_does_not_pass_for_one_with_a_hyphen(server, queue):
@@ -790,11 +929,10 @@ def test_connections_that_say_nothing_or_little_keep_nobody_out(server):
             connection.close()
 
 
-def test_a_connection_that_is_too_slow_is_ended(server):
+def test_a_connection_that_is_too_slow_is_ended(queue):
     """After the time that a request may take."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        connection.sendall(b"POST /api/v1/queues HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
-        assert connection.recv(100) == b""
+    with dashboard.Server(dashboard.application(queue), request_seconds=0.1) as server:
+        assert send(server, b"POST /api/v1/queues HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{") == b""
 
 
 def test_a_long_action_leaves_the_views_live(queue, monkeypatch):
@@ -879,6 +1017,14 @@ def test_the_reference_has_every_member_and_no_others(queue, client):
     assert client.get("groups")["groups"][0].keys() == members["group"]
 
 
+def test_the_reference_says_which_metrics_need_the_file_of_a_worker(queue, client):
+    """All others are there without one."""
+    queue.enqueue(Task("works", {"n": 1}))
+    always, with_file = [words(cells[1]) for cells in rows("where from")]
+    assert set(re.findall(r"# TYPE (\S+)", client.ask("GET", "/metrics")[2].decode())) == always
+    assert with_file == METRICS.keys() - always
+
+
 def test_the_reference_has_every_code_of_an_error_and_no_others():
     """With its status."""
     documented = {(row[0].strip("| "), code) for row in rows("status") for code in words(row[1])}
@@ -917,8 +1063,44 @@ def test_the_command_serves_until_it_is_told_to_stop(queue):
         process.kill()
         process.communicate()
     assert process.returncode == 0
-    assert "nope.prom: there is no such file yet" in err
+    assert err.count("nope.prom: there is no such file yet") == err.count("nope.prom") == 1
     assert re.search(r'INFO dashboard action queue=default action="pause queue" remote=127\.0\.0\.1', err), err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of files to lower")
+def test_a_thousand_connections_do_not_stop_it(queue):
+    """Silent or slow, and four times as many as the process may have files: it answers, and has nothing to say in its log."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard < 4096 else max(soft, 4096), hard))
+    program = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)); from fireforget.cli import main; main()"
+    words = ["dashboard", "--db", queue.path, "--port", "0", "--json"]
+    process = subprocess.Popen([sys.executable, "-c", program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    crowd = []
+    try:
+        port = int(json.loads(process.stdout.readline())["url"].rstrip("/").rpartition(":")[2])
+        for number in range(1000):
+            crowd.append(socket.create_connection(("127.0.0.1", port), timeout=10))
+            crowd[-1].setblocking(False)
+            if number % 2:
+                crowd[-1].send(b"GET /healthz HTTP/1.1\r\nX: ")
+        for path in ("/healthz", "/", "/static/app.js", "/api/v1/overview") * 3:
+            for slow in crowd[1::2]:
+                with suppress(OSError):
+                    slow.send(b"x")
+            began = time.monotonic()
+            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as asking:
+                asking.request("GET", path)
+                assert asking.getresponse().status == (503 if path == "/healthz" else 200)
+            assert time.monotonic() - began < 3
+    finally:
+        process.terminate()
+        _, err = process.communicate(timeout=10)
+        for connection in crowd:
+            connection.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert err == ""
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])

@@ -1,12 +1,15 @@
 """The dashboard in a real browser, as a person uses it: every view, every action, keys, a phone, a queue full of script."""
 
+import json
 import time
+from contextlib import contextmanager
 from urllib.parse import quote
 
 import pytest
 
-from fireforget import Inspector, Registry, State, Task, dashboard, testing
+from fireforget import Inspector, Registry, State, Task, current_job, dashboard, testing
 from fireforget._claims import Claims
+from fireforget._pool.board import Board
 from tests.faces.browser import Browser
 
 pytestmark = pytest.mark.skipif(Browser.find() is None, reason="needs Debian's chromium and chromium-driver")
@@ -20,6 +23,11 @@ registry = Registry()
 @registry.task("fails", max_retry=0)
 def fails(text):
     raise ValueError(text)
+
+
+@registry.task("whole", retention=60)
+def whole():
+    return current_job().step("first step", lambda: {"stored": [1, 2]})
 
 
 @registry.periodic("@daily")
@@ -81,7 +89,7 @@ def test_every_view_shows_itself_and_an_empty_queue_says_so(browser, serve):
         browser.go(page)
         assert said in browser.text()
         assert browser.run("return document.documentElement.scrollWidth <= innerWidth"), page
-    assert "no worker is running" in browser.text("#banner")
+    assert "No worker is running" in browser.text("#banner")
 
 
 def test_it_is_live_without_reloading_and_says_how_old_it_is(browser, serve, queue):
@@ -133,6 +141,38 @@ def test_script_in_a_job_stays_text(browser, serve, queue):
         assert browser.run("return document.title !== 'taken' && !document.querySelector('main img, main script')"), page
 
 
+def test_script_in_what_runs_and_what_recurs_stays_text(browser, serve, queue, sql):
+    """In workers, their children and their deaths, progress, schedules, steps, dependencies, questions and words."""
+    tricky = Registry()
+    tricky.periodic("@daily")(tricky.task(f"often {SCRIPT}")(lambda: current_job().step(SCRIPT, lambda: SCRIPT)))
+    testing.tick(queue, tricky)
+    first = queue.enqueue(Task(f"often {SCRIPT}"), task_id=f"first {SCRIPT}", retention=60)
+    testing.drain(queue, tricky)
+    queue.enqueue(Task("t"), task_id=f"next {SCRIPT}", after=[queue.enqueue(Task("x"), task_id=f"needed {SCRIPT}").id])
+    with running(queue, SCRIPT, name=f"host:1:{SCRIPT}"):
+        sql("UPDATE fireforget_job SET progress = 0.5, progress_note = :note WHERE state = 3", {"note": SCRIPT})
+        browser.open(serve())
+        browser.wait_for_text("onerror")
+        for page in (
+            "#/workers",
+            "#/jobs?state=active",
+            "#/schedules",
+            f"#/schedule?name={quote('often ' + SCRIPT)}",
+            f"#/job?id={quote(first.id)}",
+            f"#/job?id={quote('next ' + SCRIPT)}",
+            f"#/job?id={quote('needed ' + SCRIPT)}",
+        ):
+            browser.go(page)
+            assert "onerror" in browser.text("main"), page
+            assert browser.run("return document.title !== 'taken' && !document.querySelector('main img, main script')"), page
+    browser.go(f"#/job?id={quote(first.id)}")
+    browser.click("#job-delete")
+    browser.wait_for_text("onerror", "#dialog")
+    browser.click("#dialog-yes")
+    told(browser, "onerror")
+    assert browser.run("return document.title !== 'taken' && !document.querySelector('dialog img, .toast img, .toast script')")
+
+
 def test_jobs_are_found_by_filters_and_pages(browser, serve, queue):
     """Tabs, fields, next and back; the id field leads to a job."""
     infos = queue.enqueue_many([Task(f"kind:{n % 2}", {"n": n}) for n in range(120)])
@@ -157,6 +197,37 @@ def test_jobs_are_found_by_filters_and_pages(browser, serve, queue):
     browser.wait_for_text('"n": 7')
 
 
+def test_a_job_is_shown_with_its_steps_its_result_and_what_it_waits_for(browser, serve, queue):
+    """And leads to what waits for it."""
+    info = queue.enqueue(Task("whole"), headers={"trace": "4bf92f35"})
+    needing = queue.enqueue(Task("t"), after=[info.id], process_in=3600)
+    drain(queue)
+    browser.open(f"{serve()}#/job?id={info.id}")
+    browser.wait_for_text("first step")
+    assert browser.text("main").count("stored") == 2 and "4bf92f35" in browser.text()
+    assert [text for text in browser.texts("h2") if "ait" in text] == ["Waited for by"]
+    browser.click_text("td a", needing.id)
+    browser.wait_for_text("Waits for")
+    assert browser.texts("td .badge") == ["completed"]
+
+
+def test_a_page_of_jobs_is_chosen_and_let_go_at_once(browser, serve, queue):
+    """And a deadline is given to all of them."""
+    infos = queue.enqueue_many([Task("t", n) for n in range(3)], process_in=3600)
+    browser.open(f"{serve()}#/jobs?state=scheduled")
+    browser.click("[aria-label='Choose all on this page']")
+    browser.wait_for_text("3 jobs chosen")
+    browser.click_text(".bulk button", "Choose none")
+    browser.wait_for_text("All that match")
+    assert not browser.run("return document.querySelector('.choose:checked')")
+    browser.click(f"[aria-label='Choose {infos[1].id}']")
+    browser.click("#chosen-update")
+    browser.type("#field-deadline", "2035-01-31T09:00:00+00:00")
+    browser.click("#dialog-yes")
+    told(browser, "was changed")
+    assert [Inspector(queue).task(info.id).deadline is None for info in infos] == [True, False, True]
+
+
 def test_one_job_is_run_changed_archived_cancelled_and_deleted(browser, serve, queue):
     """By its page; deleting asks first, and Escape is no."""
     info = queue.enqueue(Task("t", {"n": 1}), process_in=3600)
@@ -172,9 +243,9 @@ def test_one_job_is_run_changed_archived_cancelled_and_deleted(browser, serve, q
     assert (changed.queue, changed.priority, changed.payload) == ("low", 7, {"n": 12345678901234567890})
     for action, state in (("run", "pending"), ("archive", "archived"), ("run", "pending"), ("cancel", "cancelled")):
         browser.click(f"#job-{action}")
+        browser.wait(lambda: browser.text("h1 .badge") == state, "the page follows")  # noqa: B023 - asked at once
         told(browser, f"is {state}")
         assert queue.get(info.id).state == state
-        browser.wait(lambda: browser.text("h1 .badge") == state, "the page follows")  # noqa: B023 - asked at once
     browser.click("#job-delete")
     browser.wait_for_text("This cannot be undone", "#dialog")
     browser.press(ESCAPE)
@@ -284,24 +355,59 @@ def test_schedules_are_paused_resumed_and_deleted(browser, serve, queue):
     browser.wait_for_text("There is no schedule.")
 
 
+@contextmanager
+def running(queue, type, name="host:1:abc"):
+    """Have a worker with two children, of which one runs a job of this type and the other nothing; gives the job."""
+    info = queue.enqueue(Task(type))
+    claims, board = Claims(queue._database, lambda _: True, ["default"], time.time), Board.create(queue.path, slots=2, threads=1)
+    try:
+        claims.register(name, board.path, {"default": 3}, 2, 1)
+        with claims.transaction():
+            number = claims.claim("default", [type], 1)[0][0]
+        for child in range(2):
+            board.slot(child).clear()
+            board.slot(child).occupy(2**22 + child)
+        cell = board.slot(0).cells[0]
+        board.words[cell.index_at], board.words[cell.number_at] = 1, number
+        board.doubles[cell.began_at] = time.monotonic() - 42
+        board.note_death(77, 3)
+        yield info
+    finally:
+        board.remove()
+        claims.close()
+
+
+IN_ITS_CELL = """
+const bar = document.querySelector('[role=progressbar]');
+const [inner, outer] = [bar, bar.closest('td, dd')].map((e) => e.getBoundingClientRect());
+return inner.width > 20 && inner.left >= outer.left && inner.right <= outer.right && bar.getAttribute('aria-valuenow');
+"""
+
+
 def test_what_runs_is_shown_with_its_progress_and_can_be_cancelled(browser, serve, queue, sql):
-    """On the overview, with the worker, and on its own page."""
-    info = queue.enqueue(Task("t"))
-    claims = Claims(queue._database, lambda _: True, ["default"], time.time)
-    claims.register("host:1:abc", "/no/lock", {"default": 3}, 2, 1)
-    with claims.transaction():
-        claims.claim("default", ["t"], 1)
-    sql("UPDATE fireforget_job SET progress = 0.4, progress_note = 'page 4 of 10'")
-    browser.open(serve())
-    browser.wait_for_text("page 4 of 10")
-    for page in ("#/workers", f"#/job?id={info.id}"):
-        browser.go(page)
-        assert "page 4 of 10" in browser.text()
-        assert browser.run("return document.querySelector('[role=progressbar]').getAttribute('aria-valuenow')") == "40"
-    browser.click("#job-cancel")
-    browser.click("#dialog-yes")
-    told(browser, "asked to end")
-    claims.close()
+    """On the overview, among the jobs, with the child of the worker that runs it, and on its own page."""
+    with running(queue, "t") as info:
+        sql("UPDATE fireforget_job SET progress = 0.4, progress_note = :note", {"note": "page 4 of 10 " + "and more " * 12})
+        browser.open(serve())
+        browser.wait_for_text("page 4 of 10")
+        for page in ("#/", "#/jobs?state=active", "#/jobs", "#/workers", f"#/job?id={info.id}"):
+            browser.go(page)
+            assert "page 4 of 10" in browser.text()
+            assert browser.run(IN_ITS_CELL) == "40", page
+        browser.click("#job-cancel")
+        browser.click("#dialog-yes")
+        told(browser, "asked to end")
+
+
+def test_a_worker_is_shown_with_its_children_what_they_run_and_their_deaths(browser, serve, queue):
+    """For how long, with how much memory; what no child has begun is folded away."""
+    with running(queue, "t") as info:
+        browser.open(f"{serve()}#/workers")
+        browser.wait_for_text("4194304")
+        busy, idle = browser.texts(".card > .scroll tbody tr")
+        assert info.id in busy and "42 s" in busy and "idle" in idle
+        assert "Children that died" in browser.text() and "77, exit code 3" in browser.text()
+        assert "Taken, and not begun yet: 0" in browser.text()
 
 
 def test_only_the_token_opens_it(browser, serve, queue):
@@ -355,14 +461,16 @@ def test_it_is_used_with_keys_alone(browser, serve, queue):
     told(browser, "is archived")
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen(browser, serve, queue):
-    """Wide tables move inside their own frame."""
+def test_on_a_phone_nothing_is_wider_than_the_screen(browser, serve, queue, sql):
+    """Wide tables move inside their own frame; of a row of links the current one is in sight."""
     failed = queue.enqueue(fails.task(text="x" * 3000), task_id="y" * 400)
     drain(queue)
     testing.tick(queue, registry)
     queue.enqueue(Task("z" * 400), queue="q" * 300, group="g" * 300)
+    sql("UPDATE fireforget_job SET headers = :headers", {"headers": json.dumps({"h" * 60: "v" * 300})})
     pages = (
         "#/queues",
+        "#/workers",
         "#/jobs",
         "#/jobs?state=archived",
         f"#/job?id={failed.id}",
@@ -378,6 +486,8 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser, serve, queue):
         for page in pages:
             browser.go(page)
             assert browser.run("return document.documentElement.scrollWidth - innerWidth") <= 0, page
+        browser.go("#/jobs?state=completed")
+        assert browser.run("return document.querySelector('.tabs [aria-current]').getBoundingClientRect().right <= innerWidth")
     finally:
         browser.resize(1280, 900)
 

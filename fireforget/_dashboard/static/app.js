@@ -82,10 +82,18 @@ async function go() {
   if (!before || before.name !== app.route.name || before.parameters.state !== app.route.parameters.state) app.selected.clear();
   document.title = `${VIEWS[app.route.name].title} – fireforget`;
   await read();
+  for (const current of document.querySelectorAll("nav [aria-current], .tabs [aria-current]")) reveal(current);
   if (before) {
     main.focus({ preventScroll: true });
     scrollTo(0, 0);
   }
+}
+
+// On a phone a row of links is wider than the screen: the current one comes into view, and nothing else moves.
+function reveal(link) {
+  const row = link.closest("nav, .tabs");
+  const [inside, around] = [link.getBoundingClientRect(), row.getBoundingClientRect()];
+  if (inside.left < around.left || inside.right > around.right) row.scrollLeft += inside.left - around.left - (around.width - inside.width) / 2;
 }
 
 // --- reading ----------------------------------------------------------------------------------------------------------
@@ -182,7 +190,7 @@ function drawStatus() {
   const theme = document.documentElement.dataset.theme || "auto";
   patch(document.getElementById("status"), [
     app.overview && app.overview.read_only ? h("span", { class: "badge", key: "read", title: "Nothing can be changed here" }, "read only") : null,
-    h("span", { key: "age", id: "age", class: app.held ? "age held" : stale ? "age stale" : "age", title: "When this was last read" }, said),
+    app.failure && app.failure.status === 401 ? null : h("span", { key: "age", id: "age", class: app.held ? "age held" : stale ? "age stale" : "age", title: "When this was last read" }, said),
     h("button", { type: "button", key: "hold", id: "hold", class: "plain", "aria-pressed": app.held ? "true" : "false", onclick: hold }, app.held ? "Go on" : "Stop"),
     h("button", { type: "button", key: "theme", id: "theme", class: "plain", onclick: nextTheme, "aria-label": `Colours: ${theme}` }, { auto: "Auto", light: "Light", dark: "Dark" }[theme]),
     app.overview && app.overview.protected ? h("button", { type: "button", key: "out", class: "plain", onclick: signOut }, "Sign out") : null,
@@ -240,7 +248,7 @@ try {
 function login() {
   return h("form", { class: "login", key: "login", onsubmit: signIn },
     h("h1", null, "Token"),
-    h("p", null, "This dashboard shows itself to who has its token (FIREFORGET_TOKEN)."),
+    h("p", null, "This dashboard is open to those who have the token that it was started with (FIREFORGET_TOKEN)."),
     h("div", { class: "field" }, h("label", { for: "token" }, "Token"), h("input", { id: "token", type: "password", autocomplete: "current-password", required: true, autofocus: true })),
     h("div", { class: "buttons" }, h("button", { type: "submit", class: "primary", id: "sign-in" }, "Sign in")));
 }

@@ -1,7 +1,7 @@
 // Plots as SVG. The drawing is stretched to the width there is; its words stand beside it, so that they keep their size.
 
 import { h } from "./dom.js";
-import { clock, compact } from "./format.js";
+import { clock, compact, plural } from "./format.js";
 
 const WIDTH = 600;
 const HEIGHT = 100;
@@ -42,10 +42,12 @@ export function bars({ title, points, unit }) {
   });
   const sum = points.reduce((total, point) => total + point.processed, 0);
   const failures = points.reduce((total, point) => total + point.failed, 0);
-  const told = [`${compact(sum)} processed, ${compact(failures)} failed in ${points.length} ${unit}${points.length === 1 ? "" : "s"}`];
+  const told = [`${compact(sum)} processed, ${compact(failures)} failed in ${plural(points.length, unit)}`];
   const series = [{ name: "succeeded", look: "good" }, { name: "failed", look: "failed" }];
-  return figure(title, told, series, rects, compact(top), [points.length ? clock(points[0].from) : "", "now"], sum > 0, "Nothing has run in this time.");
+  return figure(title, told, series, rects, compact(top), [ago(points.length, unit), "now"], sum > 0, "Nothing has run in this time.");
 }
+
+export const ago = (points, unit) => (points ? `${plural(points, unit)} ago` : "");
 
 function figure(title, told, series, drawing, top, ends, hasData, nothing) {
   return h("figure", { class: "plot" },
@@ -54,7 +56,7 @@ function figure(title, told, series, drawing, top, ends, hasData, nothing) {
     h("div", { class: "canvas" },
       h("span", { class: "top" }, hasData ? top : ""),
       h("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": `${title}. ${told.join(". ")}.` },
-        h("line", { key: "half", class: "grid", x1: 0, x2: WIDTH, y1: HEIGHT / 2, y2: HEIGHT / 2, "vector-effect": "non-scaling-stroke" }),
+        hasData && h("line", { key: "half", class: "grid", x1: 0, x2: WIDTH, y1: HEIGHT / 2, y2: HEIGHT / 2, "vector-effect": "non-scaling-stroke" }),
         h("line", { key: "zero", class: "axis", x1: 0, x2: WIDTH, y1: HEIGHT - 0.5, y2: HEIGHT - 0.5, "vector-effect": "non-scaling-stroke" }),
         drawing),
       hasData ? null : h("span", { class: "nothing" }, nothing)),

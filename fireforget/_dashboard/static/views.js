@@ -1,7 +1,7 @@
 // What each view asks for and shows. A view has `title`, `load(parameters, signal)` and `show(data, parameters, app)`.
 
 import * as api from "./api.js";
-import { bars, lines } from "./charts.js";
+import { ago, bars, lines } from "./charts.js";
 import { h } from "./dom.js";
 import { bytes, clock, compact, count, duration, fromNow, plural } from "./format.js";
 import * as act from "./actions.js";
@@ -22,13 +22,15 @@ const badge = (state) => h("span", { class: `badge ${state}` }, state);
 const when = (text, app) => (text ? h("time", { datetime: text, title: clock(text) }, fromNow(text, app.now())) : "");
 const empty = (text) => h("p", { class: "empty" }, text);
 const number = (value) => h("td", { class: value ? "number" : "number zero" }, count(value));
+const name = (text) => h("td", { class: "name", title: text }, text);
+const ranFor = (moment, now) => (moment ? duration(Math.max(0, (now - Date.parse(moment)) / 1000)) : "");
 
 function table(caption, heads, rows, nothing) {
   if (!rows.length) return empty(nothing);
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
     h("table", null,
       h("caption", { class: "hidden" }, caption),
-      h("thead", null, h("tr", null, heads.map((head) => (typeof head === "string"
+      h("thead", null, h("tr", null, heads.filter((head) => head !== null).map((head) => (typeof head === "string"
         ? h("th", { scope: "col", class: head.startsWith(">") ? "number" : null }, head.replace(">", "")) : head)))),
       h("tbody", null, rows)));
 }
@@ -77,14 +79,16 @@ const overview = {
         h("li", { key: name }, h("a", { href: link("", { span: name }), "aria-current": name === data.span ? "true" : null }, words)))),
       h("section", { class: "plots" },
         bars({ title: `Processed by ${unit}`, points, unit }),
-        lines({ title: `Mean run and wait by ${unit}`, from: first, to: Math.max(now, first + 1), gap: points.length ? points[0].seconds * 1.5 : 1, unit: duration, start: points.length ? clock(points[0].from) : "",
+        lines({ title: `Mean run and wait by ${unit}`, from: first, to: Math.max(now, first + 1), gap: points.length ? points[0].seconds * 1.5 : 1, unit: duration, start: ago(points.length, unit),
           series: [{ name: "run", look: "a", points: known("mean_run") }, { name: "wait", look: "c", points: known("mean_wait") }] }),
         lines({ title: "Jobs waiting", from, to: now, gap, series: [{ name: "pending", look: "a", points: at(1) }, { name: "active", look: "b", points: at(2) }] }),
         lines({ title: "Age of the oldest pending job", from, to: now, gap, unit: duration, series: [{ name: "age", look: "a", points: at(3) }] })),
-      h("section", null, h("h2", null, "Queues"), queueTable(seen.queues, app)),
-      h("section", null, h("h2", null, "Running now"), table("Running jobs", ["Job", "Type", "Queue", "Progress", "Running for", "Worker"],
-        seen.running.map((job) => h("tr", { key: job.id }, h("td", null, jobLink(job.id)), h("td", null, job.type), h("td", null, job.queue),
-          h("td", null, progress(job)), h("td", null, job.started_at ? duration(Math.max(0, (app.now() - Date.parse(job.started_at)) / 1000)) : ""),
+      h("section", null, h("h2", null, "Queues"), queueTable(busiest(seen.queues), app),
+        seen.queues.length > MOST_QUEUES
+          ? h("p", { class: "more" }, "The fullest. ", h("a", { href: link("queues") }, `All ${plural(seen.queues.length, "queue")}`)) : null),
+      h("section", null, h("h2", null, "Running now"), table("Running jobs", ["Job", "Type", "Queue", "Progress", ">Running for", "Worker"],
+        seen.running.map((job) => h("tr", { key: job.id }, h("td", null, jobLink(job.id)), name(job.type), name(job.queue),
+          h("td", null, progress(job)), h("td", { class: "number" }, ranFor(job.started_at, Date.parse(seen.time))),
           h("td", { class: "id" }, job.worker || ""))), "Nothing runs."),
         seen.states.active > seen.running.length
           ? h("p", { class: "more" }, h("a", { href: link("jobs", { state: "active" }) }, `All ${plural(seen.states.active)} in the hands of workers`)) : null),
@@ -94,25 +98,36 @@ const overview = {
 
 // --- queues -----------------------------------------------------------------------------------------------------------
 
+const MOST_QUEUES = 20; // on the overview
+const depth = (queue) => queue.states.pending + queue.states.active;
+
+function busiest(queues) {
+  if (queues.length <= MOST_QUEUES) return queues;
+  return [...queues].sort((a, b) => depth(b) - depth(a)).slice(0, MOST_QUEUES);
+}
+
 function queueTable(queues, app) {
   const shown = STATES.filter((state, place) => place < 5 || queues.some((queue) => queue.states[state]));
-  return table("Queues", ["Queue", ...shown.map((state) => `>${state}`), ">Oldest due", ">Weight", ">A second", h("th", { scope: "col" }, h("span", { class: "hidden" }, "Actions"))],
+  return table("Queues", ["Queue", ">pending", ">Oldest due", ">A second", ...shown.slice(1).map((state) => `>${state}`), ">Weight",
+    app.mayChange() ? h("th", { scope: "col", class: "actions" }, h("span", { class: "hidden" }, "Actions")) : null],
     queues.map((queue) => {
       const weights = [...new Set(Object.values(queue.weights))].sort((a, b) => a - b);
       const rate = app.rateOf(queue.queue);
+      const jobsIn = (state) => h("td", { class: queue.states[state] ? "number" : "number zero" },
+        queue.states[state] ? h("a", { href: link("jobs", { state, queue: queue.queue }) }, count(queue.states[state])) : "0");
       return h("tr", { key: queue.queue },
-        h("th", { scope: "row" }, h("a", { href: link("jobs", { queue: queue.queue }) }, queue.queue),
+        h("th", { scope: "row", title: queue.queue }, h("a", { href: link("jobs", { queue: queue.queue }) }, queue.queue),
           queue.paused ? h("span", { class: "badge paused", title: queue.paused_at ? `since ${clock(queue.paused_at)}` : null }, "paused") : null),
-        shown.map((state) => h("td", { class: queue.states[state] ? "number" : "number zero" },
-          queue.states[state] ? h("a", { href: link("jobs", { state, queue: queue.queue }) }, count(queue.states[state])) : "0")),
+        jobsIn("pending"),
         h("td", { class: queue.latency > 60 ? "number late" : "number" }, queue.latency ? duration(queue.latency) : "–"),
-        h("td", { class: "number" }, weights.length ? weights.join(", ") : h("span", { title: "No worker serves it" }, "–")),
         h("td", { class: "number" }, rate === null ? "–" : compact(rate)),
-        h("td", { class: "actions" }, app.mayChange() ? [
+        shown.slice(1).map(jobsIn),
+        h("td", { class: "number" }, weights.length ? weights.join(", ") : h("span", { title: "No worker serves it" }, "–")),
+        app.mayChange() ? h("td", { class: "actions" }, [
           h("button", { type: "button", onclick: () => act.queue(app, queue.paused ? "resume" : "pause", queue), "aria-label": `${queue.paused ? "Resume" : "Pause"} ${queue.queue}` },
             queue.paused ? "Resume" : "Pause"),
           h("button", { type: "button", class: "danger", onclick: () => act.queue(app, "delete", queue), "aria-label": `Delete ${queue.queue}` }, "Delete"),
-        ] : null));
+        ]) : null);
     }), "There is no queue yet. A queue appears with its first job.");
 }
 
@@ -141,6 +156,7 @@ const jobs = {
     const tabs = STATES.filter((one, place) => place < 6 || inState(one) || one === state);
     const trail = back ? back.split(" ") : [];
     const selected = app.selected;
+    const hasProgress = data.jobs.some((job) => job.progress);
     for (const id of [...selected]) if (!data.jobs.some((job) => job.id === id)) selected.delete(id);
     return [
       h("ul", { class: "tabs", "aria-label": "States" },
@@ -160,15 +176,15 @@ const jobs = {
       table("Jobs", [
         app.mayChange() ? h("th", { scope: "col", class: "pick" }, h("input", {
           type: "checkbox", "aria-label": "Choose all on this page", onchange: (event) => app.choose(data.jobs.map((job) => job.id), event.target.checked),
-        })) : h("th", { class: "pick" }),
-        "Job", "Type", "Queue", ...(state ? [] : ["State"]), "Payload", timeHead(state), ">Retries", "Last error"],
+        })) : null,
+        "Job", "Type", "Queue", ...(state ? [] : ["State"]), "Payload", timeHead(state), ...(hasProgress ? ["Progress"] : []), ">Retries", "Last error"],
       data.jobs.map((job) => h("tr", { key: job.id },
-        h("td", { class: "pick" }, app.mayChange() ? h("input", { type: "checkbox", "aria-label": `Choose ${job.id}`, class: "choose",
-          onchange: (event) => app.choose([job.id], event.target.checked) }) : null),
-        h("td", null, jobLink(job.id)), h("td", null, job.type), h("td", null, job.queue), state ? null : h("td", null, badge(job.state)),
-        h("td", null, h("code", { class: "cut" }, job.payload)), h("td", null, timeOf(job, app), progress(job)),
+        app.mayChange() ? h("td", { class: "pick" }, h("input", { type: "checkbox", "aria-label": `Choose ${job.id}`, class: "choose",
+          onchange: (event) => app.choose([job.id], event.target.checked) })) : null,
+        h("td", null, jobLink(job.id)), name(job.type), name(job.queue), state ? null : h("td", null, badge(job.state)),
+        h("td", { class: state ? null : "name" }, h("code", { class: "cut" }, job.payload)), h("td", null, timeOf(job, app)), hasProgress ? h("td", null, progress(job)) : null,
         h("td", { class: "number" }, `${job.retry_count} / ${count(job.max_retry)}`),
-        h("td", null, job.last_error ? h("span", { class: "cut error" }, job.last_error) : ""))),
+        h("td", null, job.last_error ? h("span", { class: "cut error", title: job.last_error }, job.last_error) : ""))),
       filtered ? "No job matches." : state ? `No job is ${state}.` : "There is no job yet."),
       h("nav", { class: "pages", "aria-label": "Pages" },
         after ? h("a", { class: "button", href: to({}) }, "First") : null,
@@ -208,7 +224,7 @@ function bulk(app, filter, selected, data) {
       of("update").length ? button("update", `Change ${of("update").length}…`, false, () => act.changeJobs(app, of("update")), "chosen-update") : null,
       h("button", { type: "button", onclick: () => app.choose([...selected], false) }, "Choose none"));
   }
-  if (!filter.state || !data.jobs.length) return h("div", { class: "bulk quiet", key: "none" }, h("span", null, filter.state ? "" : "Choose jobs, or a state to change all that match."));
+  if (!filter.state || !data.jobs.length) return h("div", { class: "bulk quiet", key: "none" }, h("span", null, filter.state || !data.jobs.length ? "" : "Choose jobs, or a state to change all that match."));
   return h("div", { class: "bulk", key: "all" }, h("span", null, "All that match:"),
     act.ACTIONS.map(([action, label, danger]) => (may(action, [filter.state]) ? button(action, `${label} all`, danger, () => act.all(app, action, filter), `all-${action}`) : null)),
     may("update", [filter.state]) ? button("update", "Change all…", false, () => act.changeAll(app, filter), "all-update") : null);
@@ -271,20 +287,17 @@ function text(data, part, title) {
 
 function related(list, title) {
   if (!list.length) return null;
-  return h("section", { key: title }, h("h2", null, title), table(title, ["Job", "State", "Reason"],
+  const hasReason = list.some((one) => one.reason);
+  return h("section", { key: title }, h("h2", null, title), table(title, ["Job", "State", hasReason ? "Reason" : null],
     list.map((one) => h("tr", { key: one.id }, h("td", null, one.state ? jobLink(one.id) : h("span", { class: "id" }, one.id)),
-      h("td", null, badge(one.outcome || one.state || "gone")), h("td", null, one.reason || ""))), ""));
+      h("td", null, badge(one.outcome || one.state || "gone")), hasReason ? h("td", { class: "wide", title: one.reason }, one.reason || "") : null)), ""));
 }
 
 // --- workers ----------------------------------------------------------------------------------------------------------
 
-function since(moment, app) {
-  return duration(Math.max(0, (app.now() - Date.parse(moment)) / 1000));
-}
-
 function deaths(worker, app) {
   const last = worker.last_child_death;
-  return last ? h("p", { class: "more" }, `The last child that died: ${last.pid}, ${last.reason}, ${since(last.at, app)} ago.`) : null;
+  return last ? h("p", { class: "more" }, `The last child that died: ${last.pid}, ${last.reason}, ${ranFor(last.at, app.now())} ago.`) : null;
 }
 
 function children(worker, app) {
@@ -292,12 +305,33 @@ function children(worker, app) {
   if (!worker.children.length) return null;
   const shares = new Map((worker.processes || []).map((one) => [one.pid, one.bytes]));
   const memory = (child) => shares.get(child.pid) ?? child.memory;
-  return table(`Children of ${worker.name}`, ["Child", ">Up for", ">Memory", "Runs", "Type", ">Running for"],
-    worker.children.flatMap((child) => (child.jobs.length ? child.jobs : [null]).map((job, place) => h("tr", { key: `${child.pid} ${place}` },
+  const progresses = new Map(worker.jobs.map((job) => [job.id, progress(job)]));
+  return table(`Children of ${worker.name}`, ["Child", ">Up for", ">Memory", "Runs", "Type", "Queue", ">Running for", progresses.size ? "Progress" : null],
+    worker.children.flatMap((child) => (child.jobs.length ? child.jobs : [null]).map((job, place, all) => h("tr", { key: `${child.pid} ${place}`, class: place < all.length - 1 ? "goes-on" : null },
       h("td", null, place ? "" : String(child.pid)),
-      h("td", { class: "number" }, place ? "" : since(child.started_at, app)),
+      h("td", { class: "number" }, place ? "" : ranFor(child.started_at, app.now())),
       h("td", { class: "number" }, place || memory(child) === null ? "" : bytes(memory(child))),
-      h("td", null, job ? jobLink(job.id) : "idle"), h("td", null, job ? job.type : ""), h("td", { class: "number" }, job ? since(job.since, app) : "")))), "");
+      h("td", { class: job ? null : "zero" }, job ? jobLink(job.id) : "idle"), name(job ? job.type : ""), name(job ? job.queue : ""),
+      h("td", { class: "number" }, job ? ranFor(job.since, app.now()) : ""),
+      progresses.size ? h("td", null, job ? progresses.get(job.id) : "") : null))), "");
+}
+
+// The jobs that no child of it runs: they wait for one, or what its children run is not known.
+function inHands(worker, app) {
+  const running = new Set((worker.children || []).flatMap((child) => child.jobs.map((job) => job.id)));
+  const others = worker.jobs.filter((job) => !running.has(job.id));
+  const known = worker.children && worker.children.length;
+  if (!known && !others.length) return empty("It runs nothing.");
+  const hasProgress = others.some((one) => one.progress);
+  const listed = table(`Jobs of ${worker.name}`, ["Job", "Type", "Queue", "Taken", hasProgress ? "Progress" : null],
+    others.map((one) => h("tr", { key: one.id }, h("td", null, jobLink(one.id)), name(one.type), name(one.queue),
+      h("td", null, when(one.started_at, app)), hasProgress ? h("td", null, progress(one)) : null)), "All that it has taken runs.");
+  return known ? h("details", { key: "taken" }, h("summary", null, `Taken, and not begun yet: ${count(others.length)}`), listed) : listed;
+}
+
+function roleOf(worker, pid) {
+  if (pid === worker.pid) return "supervisor";
+  return (worker.children || []).some((child) => child.pid === pid) ? "child" : "";
 }
 
 const workers = {
@@ -309,19 +343,17 @@ const workers = {
       h("h2", null, h("span", { class: "id" }, worker.name), " ", worker.alive ? h("span", { class: "badge completed" }, "alive") : h("span", { class: "badge archived" }, "dead")),
       worker.alive ? null : h("p", null, "It was killed. Its jobs are pending again as soon as another worker is there."),
       h("dl", { class: "facts" }, [
-        ["Host", worker.host], ["Process", worker.pid], ["Up for", duration(Math.max(0, (app.now() - Date.parse(worker.started_at)) / 1000))],
+        ["Host", worker.host], ["Process", worker.pid], worker.alive ? ["Up for", ranFor(worker.started_at, app.now())] : ["Started", when(worker.started_at, app)],
         ["Children", count(worker.concurrency)], ["Children that died", worker.child_deaths === null ? null : count(worker.child_deaths)], ["Threads in each", count(worker.threads)], ["Jobs in its hands", count(worker.active)],
         ["Queues", Object.entries(worker.queues).map(([name, weight]) => `${name}=${weight}`).join(", ")],
         ["Memory", worker.processes ? `${bytes(worker.processes.reduce((sum, one) => sum + one.bytes, 0))} in ${worker.processes.length} processes${worker.processes.every((one) => one.shared_fairly) ? "" : ", shared pages counted in each"}` : null],
       ].filter(([, value]) => value !== null).map(([name, value]) => h("div", { key: name }, h("dt", null, name), h("dd", null, value)))),
       deaths(worker, app),
       children(worker, app),
-      worker.processes ? h("details", null, h("summary", null, "Processes"), table("Processes", ["Process", ">Memory"],
-        worker.processes.map((one, place) => h("tr", { key: String(one.pid) }, h("td", null, `${one.pid}${place ? "" : " (supervisor)"}`), h("td", { class: "number" }, bytes(one.bytes)))), "")) : null,
-      table(`Jobs of ${worker.name}`, ["Job", "Type", "Queue", "Running for", "Progress"],
-        worker.jobs.map((one) => h("tr", { key: one.id }, h("td", null, jobLink(one.id)), h("td", null, one.type), h("td", null, one.queue),
-          h("td", null, one.started_at ? duration(Math.max(0, (app.now() - Date.parse(one.started_at)) / 1000)) : ""), h("td", null, progress(one)))),
-        "It runs nothing.")));
+      inHands(worker, app),
+      worker.processes ? h("details", null, h("summary", null, "Processes"), table("Processes", ["Process", "Role", ">Memory"],
+        worker.processes.map((one) => h("tr", { key: String(one.pid) }, h("td", null, String(one.pid)),
+          h("td", null, roleOf(worker, one.pid)), h("td", { class: "number" }, bytes(one.bytes)))), "")) : null));
   },
 };
 
@@ -330,11 +362,11 @@ const workers = {
 const schedules = {
   title: "Schedules",
   load: (_, signal) => api.get("schedules", { times: 3 }, signal),
-  show: (data, _, app) => [table("Schedules", ["Schedule", "Expression", "Zone", "Queue", "Next", "Last", "Missed ticks", ">Workers", h("th", { scope: "col" }, h("span", { class: "hidden" }, "Actions"))],
+  show: (data, _, app) => [table("Schedules", ["Schedule", "Expression", "Zone", "Queue", "Next", "Last", "Missed ticks", ">Workers", app.mayChange() ? h("th", { scope: "col", class: "actions" }, h("span", { class: "hidden" }, "Actions")) : null],
     data.schedules.map((one) => h("tr", { key: one.name },
       h("th", { scope: "row" }, h("a", { href: link("schedule", { name: one.name }) }, one.name), one.paused ? h("span", { class: "badge paused" }, "paused") : null),
-      h("td", null, h("code", null, one.expression)), h("td", null, one.timezone), h("td", null, one.queue), h("td", null, when(one.next_at, app)),
-      h("td", null, when(one.last_at, app) || "never"), h("td", null, one.missed.replace("_", " ")), number(one.workers), h("td", { class: "actions" }, scheduleButtons(one, app)))),
+      h("td", null, h("code", null, one.expression)), h("td", null, one.timezone), name(one.queue), h("td", null, when(one.next_at, app)),
+      h("td", null, when(one.last_at, app) || "never"), h("td", null, one.missed.replace("_", " ")), number(one.workers), app.mayChange() ? h("td", { class: "actions" }, scheduleButtons(one, app)) : null)),
     "There is no schedule. Those of a registry appear when its worker starts.")],
 };
 

@@ -33,12 +33,12 @@ from fireforget._db import DEFAULT_PATIENCE, Database, translated
 from fireforget._effects import HandlersDatabase
 from fireforget._pool import hooks
 from fireforget._pool.board import Board
-from fireforget._pool.child import Host, Runner, flush_submissions
 from fireforget._pool.config import DEFAULT_QUEUES, Settings
 from fireforget._pool.groups import AGGREGATE, Groups, aggregates
 from fireforget._pool.groups import definition as definition_of_groups
 from fireforget._pool.plan import Lanes
 from fireforget._pool.recovery import Recovery
+from fireforget._pool.runner import Host, Runner, flush_submissions
 from fireforget._pool.schedules import Schedules
 from fireforget._pool.verdicts import Verdicts
 from fireforget.clock import Clock, Seconds, to_datetime, to_seconds, to_unix

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from fireforget import payload as json_payload
 from fireforget._context import with_passed_headers
-from fireforget._pool.child import Outcome, Runner, flush_submissions
+from fireforget._pool.runner import Outcome, Runner, flush_submissions
 from fireforget.clock import Seconds, to_datetime, to_seconds
 from fireforget.errors import FireforgetError, InvalidOption, RetryLater
 from fireforget.job import Job

@@ -11,7 +11,7 @@ import threading
 from contextlib import contextmanager
 
 from fireforget import _claims, _db, _effects, queue_sqlite
-from fireforget._pool import child
+from fireforget._pool import child, runner
 
 PROBABILITY = float(os.environ.get("STORM_PROBABILITY", "0"))
 
@@ -86,7 +86,7 @@ def _arm_enqueue() -> None:
 
 
 def _arm_runs() -> None:
-    run = child.Runner.run
+    run = runner.Runner.run
 
     def deadly_run(self, index, row):
         maybe_die("between claim and start")
@@ -94,7 +94,7 @@ def _arm_runs() -> None:
         maybe_die("between handler and settling")
         return outcome
 
-    child.Runner.run = deadly_run
+    runner.Runner.run = deadly_run
 
 
 def arm_effects() -> None:

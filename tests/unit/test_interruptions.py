@@ -14,7 +14,8 @@ import pytest
 from fireforget import Registry, Task, fire_and_forget, middleware
 from fireforget._claimed import Claimed
 from fireforget._pool.board import Reason
-from fireforget._pool.child import Runner, _raise, _raise_in
+from fireforget._pool.child import _raise, _raise_in
+from fireforget._pool.runner import Runner
 from fireforget.metrics import Samples
 from fireforget.middleware import DEFAULT_CHAIN
 

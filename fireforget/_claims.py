@@ -34,6 +34,7 @@ from fireforget._claimed import (
 from fireforget._handler_limits import RuleOf
 from fireforget._history import Ended, History
 from fireforget._limited import LimitedLanes
+from fireforget._rows import Row as NewRow
 from fireforget._schema import STATE_NUMBER
 from fireforget.clock import Clock
 from fireforget.errors import SchemaTooNew, StoreError, StoreReplaced
@@ -599,7 +600,7 @@ class Claims:
         with self._lenient(_db.decode_exactly):
             return self.connection.execute(_groups.OPEN_GROUPS).fetchall()
 
-    def close_batch(self, queue: str, group: str, most: int, row: dict[str, Any]) -> None:
+    def close_batch(self, queue: str, group: str, most: int, row: NewRow) -> None:
         """Store the job that aggregates a group, and make up to `most` jobs of it (-1: all) its batch; in a transaction."""
         _groups.close_batch(self.connection, queue, group, most, row)
 

@@ -1,6 +1,6 @@
 """Jobs that wait for others, when they are enqueued: which jobs those are, how they stand, and what is stored of it.
 
-A row (`queue_sqlite.Row`) has in `after` what its job needs: ids, and positions of other rows of the same call. `resolve` comes
+A row (`_rows.Row`) has in `after` what its job needs: ids, and positions of other rows of the same call. `resolve` comes
 before the rows are inserted and only reads, so that what is wrong is known before anything is written; `link` comes after it, in
 the same write transaction. So a job that ends at this moment has ended before, or finds that it is needed (`_dependencies`).
 """

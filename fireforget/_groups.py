@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from fireforget import _sql
+from fireforget._inserting import insert_one
+from fireforget._rows import Row
 
 _ENDED = {_sql.ARCHIVED: "archived", _sql.CANCELLED: "cancelled"}
 
@@ -82,9 +84,9 @@ GROUP BY batch, queue, group_name
 """
 
 
-def close_batch(connection: sqlite3.Connection, queue: str, group: str, most: int, row: dict[str, Any]) -> None:
+def close_batch(connection: sqlite3.Connection, queue: str, group: str, most: int, row: Row) -> None:
     """Store the job that aggregates a group, and make up to `most` jobs of it (-1: all) its batch."""
-    batch = connection.execute(_sql.INSERT_JOB, [row[column] for column in _sql.INSERTED_COLUMNS]).lastrowid
+    batch = insert_one(connection, row)
     connection.execute(CLOSE_BATCH, {"queue": queue, "group": group, "most": most, "batch": batch})
 
 

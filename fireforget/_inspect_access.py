@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import Any
 
 from fireforget import _db, _dependencies
+from fireforget._rows import find_job, info_of, parse_generated
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import to_datetime
 from fireforget.errors import JobActive, StoreError, UnknownJob, WrongState
-from fireforget.queue_sqlite import SqliteQueue, _parse_generated, find_job, info_of
+from fireforget.queue_sqlite import SqliteQueue
 from fireforget.task import State, TaskInfo
 
 Connection = Any
@@ -72,7 +73,7 @@ class Access:
 
     def number_of(self, job_id: str) -> int:
         """Return the number of a job, which need not be stored any more unless its id was the caller's own."""
-        generated = _parse_generated(job_id, self.tag)
+        generated = parse_generated(job_id, self.tag)
         if generated is not None:
             return generated[0]
         with self.reading() as connection:

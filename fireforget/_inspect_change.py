@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from fireforget import _dependencies, _sql, _sql_change, _sql_find
 from fireforget import payload as json_payload
+from fireforget._inserting import duplicate_of
 from fireforget._inspect_access import DUE, PRIORITY, STATE, Access, Connection, state_of
 from fireforget._inspect_find import Filter, Finder
+from fireforget._rows import unique_key_of
 from fireforget.errors import DuplicateTask, InvalidOption, InvalidPayload, WrongState
-from fireforget.queue_sqlite import _duplicate, unique_key_of
 from fireforget.task import State, check_options
 
 MOST_IN_A_TRANSACTION = 1000
@@ -79,7 +80,7 @@ class Changer:
         connection.execute(_sql.RELEASE_EXPIRED_KEY, {"unique_key": key, "now": now})
         holder = connection.execute(_sql.HOLDER_OF_KEY, {"unique_key": key}).fetchone()
         if holder is not None and holder[0] != n:
-            raise _duplicate(connection, key)
+            raise duplicate_of(connection, key)
 
     def encode(self, payload: Any) -> str | None:
         """Return a payload as it is stored; raises `InvalidPayload`."""

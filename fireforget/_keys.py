@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from fireforget import _db, _sql
-from fireforget.queue_sqlite import DEFAULT_WAIT, _parse_generated, tag_of, transaction
+from fireforget._rows import parse_generated, tag_of
+from fireforget.queue_sqlite import DEFAULT_WAIT, transaction
 
 _MOST_EXPIRED = 100
 """Expired keys that are removed whenever one is taken: more than can be added, so that they do not pile up."""
@@ -108,7 +109,7 @@ def release(connection: sqlite3.Connection, key: Key, token: int) -> None:
 
 def _number_of(connection: sqlite3.Connection, job_id: str) -> int:
     """Return the number of a job's row; 0, which nobody has, for one that is not stored."""
-    generated = _parse_generated(job_id, tag_of(connection))
+    generated = parse_generated(job_id, tag_of(connection))
     if generated is not None:
         return generated[0]
     row = connection.execute(NUMBER_OF_TASK_ID, {"task_id": job_id}).fetchone()

@@ -10,6 +10,11 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from fireforget._claimed import public_id
+from fireforget._inserting import insert_one
+from fireforget._rows import Row
+from fireforget.errors import DuplicateTask, TaskIDConflict
+
 MOST_EVENTS = 1000
 """Events that are kept of a schedule."""
 _LONGEST_DETAIL = 300
@@ -142,6 +147,15 @@ def advance(connection: sqlite3.Connection, row: ScheduleRow, next_at: float, la
         "last_at": last_at,
     }
     return connection.execute(ADVANCE_SCHEDULE, parameters).rowcount == 1
+
+
+def enqueue_tick(connection: sqlite3.Connection, row: Row, tag: str, tick: float) -> EventRow:
+    """Insert the job of a tick, and return what is to be noted: a unique key may be taken."""
+    try:
+        job = public_id(tag, insert_one(connection, row), row["nonce"])
+    except (TaskIDConflict, DuplicateTask) as error:
+        return EventRow(tick, row["enqueued_at"], "refused", None, str(error))
+    return EventRow(tick, row["enqueued_at"], "enqueued", job, None)
 
 
 def add_event(connection: sqlite3.Connection, name: str, event: EventRow) -> None:

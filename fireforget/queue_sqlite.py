@@ -7,43 +7,35 @@ How a task becomes durable::
 
     enqueue ─ check options ─ row ─┐
                                    ├─ GroupCommit ─ one transaction on the calling thread's own connection ─ TaskInfo
-    enqueue from other threads ────┘
+    enqueue from other threads ────┘  (`_group_commit`)  (`_inserting`)                                      (`_rows`)
 
 A lone caller writes at once. Callers that come while another one writes wait together, and the first of them writes for all:
 one commit, one sync of the disk. Nobody serves others for longer than one batch.
 """
 
-import json
-import logging
 import os
 import random
 import sqlite3
-import threading
 import time
-import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from itertools import chain
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from fireforget import _db, _dependencies, _graphs, _schedules, _sql
+from fireforget import _db, _dependencies, _schedules, _sql
 from fireforget import payload as json_payload
-from fireforget._claimed import public_id
 from fireforget._context import with_passed_headers
+from fireforget._group_commit import GroupCommit
 from fireforget._groups import DELETE_MEMBERS, MEMBERS
+from fireforget._inserting import insert_all, insert_one
+from fireforget._rows import Row, fields_of_new, find_job, info_of, parse_generated, plain_cursor, tag_of, unique_key_of
 from fireforget._schema import STATE_OF_NUMBER, migrate
-from fireforget._shield import shield
-from fireforget.clock import Clock, Seconds, to_datetime, to_seconds
+from fireforget.clock import Clock, Seconds, to_seconds
 from fireforget.errors import (
     DuplicateTask,
-    FireforgetError,
     InvalidOption,
     InvalidPayload,
     InvalidTask,
-    StoreBusy,
     TaskIDConflict,
     UnknownJob,
 )
@@ -51,7 +43,6 @@ from fireforget.task import (
     DEFAULT_MAX_RETRY,
     DEFAULT_QUEUE,
     DEFAULT_TIMEOUT,
-    Progress,
     State,
     Task,
     TaskInfo,
@@ -69,16 +60,12 @@ DEFAULT_WAIT = 5.0
 """Seconds that a call waits for the write lock when it does not say."""
 DEFAULT_MAX_PAYLOAD = 1024 * 1024
 """Bytes of JSON that a payload may have."""
-_ROWS_IN_A_GROUP = 1000
-_SHORTEST_WAIT = 0.02  # seconds; with less left a call is not tried once more
 _SETTLED = frozenset({State.COMPLETED, State.ARCHIVED, State.CANCELLED})
 
 _nonces = random.Random()  # they only have to differ from the few ids that a rollback gave away
 _new_nonce = _nonces.getrandbits
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_nonces.seed)
-
-_log = logging.getLogger("fireforget.store")
 
 
 class _Transaction(Protocol):
@@ -93,15 +80,6 @@ class _Transaction(Protocol):
 
 transaction: ContextVar[_Transaction] = ContextVar("fireforget_transaction")
 """Set while a transactional handler runs: what it enqueues into its own file is part of its transaction."""
-
-Row = dict[str, Any]
-"""A job to be stored, by column (`_sql.INSERTED_COLUMNS`)."""
-_values_of = itemgetter(*_sql.INSERTED_COLUMNS)
-_plain_values_of = itemgetter(*_sql.PLAIN_COLUMNS)
-_rare_values_of = itemgetter(*_sql.RARE_COLUMNS)
-_NOTHING_RARE = (None,) * len(_sql.RARE_COLUMNS)
-_INSERTED_TOGETHER = (50, 10, 1)
-"""Rows that one statement inserts: a few sizes, so that the statements stay prepared."""
 
 
 class Intake:
@@ -176,7 +154,7 @@ class Intake:
         return payload
 
     def _check_task_id(self, task_id: str) -> None:
-        if _parse_generated(task_id, self._tag):
+        if parse_generated(task_id, self._tag):
             raise InvalidOption("task_id", task_id, "this looks like an id that the queue generates: choose another form")
 
     def _rows(self, tasks: Iterable[Task], overriding: dict[str, Any], now: float) -> list[Row]:
@@ -220,7 +198,7 @@ class Intake:
             row["after"] = needs
 
     def _stored(self, row: Row, n: int) -> TaskInfo:
-        return TaskInfo._when_read(_fields_of_new, row, n, self._tag)
+        return TaskInfo._when_read(fields_of_new, row, n, self._tag)
 
     # --- jobs that wait for others ------------------------------------------------------------------------------------
 
@@ -243,7 +221,7 @@ class Intake:
 
     def _batch_of(self, job_id: str) -> int | None:
         """Return the number of a job, which is its members' batch; None for one that no worker of ours has made."""
-        generated = _parse_generated(job_id, self._tag)
+        generated = parse_generated(job_id, self._tag)
         return None if generated is None else generated[0]
 
     def _replace_members(self, job_id: str, size: int, task: Task, queue: str) -> TaskInfo | None:
@@ -410,7 +388,7 @@ class SqliteQueue(Intake):
                 f"connection={connection!r}: give a sqlite3.Connection; in Django it is `connection.connection`, in SQLAlchemy "
                 "`session.connection().connection.driver_connection`"
             )
-        for _, name, file in _plain_cursor(connection).execute("PRAGMA database_list"):
+        for _, name, file in plain_cursor(connection).execute("PRAGMA database_list"):
             if os.fsdecode(name) == "main" and os.path.realpath(os.fsdecode(file)) == self.path:
                 return
         raise ValueError(f"the connection leads to another database than {self.path}: open one to the queue's own file")
@@ -455,7 +433,7 @@ class SqliteQueue(Intake):
             try:
                 found = find_job(connection, builder, self._tag)
                 if found is not None and info_of(found, self._tag).result is None:
-                    event = enqueue_tick(connection, row, self._tag, row["enqueued_at"])
+                    event = _schedules.enqueue_tick(connection, row, self._tag, row["enqueued_at"])
                     result = json_payload.encode(event.job or event.outcome)
                     connection.execute(_schedules.NOTE_ENQUEUED, {"n": found[0], "result": result})
                     _schedules.note_built(connection, schedule, builder, event)
@@ -496,419 +474,9 @@ class SqliteQueue(Intake):
         self.close()
 
 
-class GroupCommit:
-    """Lets threads that enqueue at the same time share one transaction.
-
-    The lock guards `_writing` and `_waiting` and is never held over a statement. Whoever finds nobody writing writes at once, on
-    its own thread's connection. The others queue up; when the writer is done it wakes the first of them, which writes for all
-    that wait by then. A batch of several callers is still all or nothing for each: a savepoint keeps theirs apart.
-    """
-
-    def __init__(self, database: _db.Database) -> None:
-        self._database = database
-        self._wal = _db.WalKeeper(database.path, _db.WAL_LIMIT_BYTES)
-        self._reset()
-        _groups.add(self)
-
-    def _reset(self) -> None:
-        self._lock = threading.RLock()  # a signal handler may come in the middle, and enqueue
-        self._writing = False
-        self._waiting: deque[_Submission] = deque()
-
-    def write(self, rows: list[Row], wait: float) -> int:
-        """Store the rows, all or none, within about `wait` seconds; return the number of the first, the others follow it."""
-        mine = _Submission(rows, time.monotonic() + wait, wait)
-        try:
-            with shield, self._lock:
-                mine.leads = not self._writing
-                if mine.leads:
-                    self._writing = True
-                else:
-                    mine.turn = threading.Lock()
-                    mine.turn.acquire()
-                    self._waiting.append(mine)
-            if not mine.leads:
-                self._wait_for_turn(mine)
-            if mine.leads:
-                self._lead(mine)
-        finally:  # also after an interruption: whoever goes must neither be written any more nor keep the pen
-            with shield:
-                self._leave(mine)
-        if mine.error is not None:
-            raise mine.error
-        assert mine.first is not None
-        return mine.first
-
-    def _wait_for_turn(self, mine: "_Submission") -> None:
-        assert mine.turn is not None
-        if mine.turn.acquire(timeout=max(0.0, mine.deadline - time.monotonic())):
-            return
-        with self._lock:
-            if mine in self._waiting:
-                self._waiting.remove(mine)
-                mine.error = StoreBusy(
-                    self._database.path,
-                    f"other threads of this program were writing for the {mine.wait:.1f} s that the call would wait: wait longer "
-                    "(timeout=)",
-                )
-                return
-        mine.turn.acquire()  # somebody writes it at this moment, or has just handed it the pen
-
-    def _leave(self, mine: "_Submission") -> None:
-        with self._lock:
-            if mine in self._waiting:
-                self._waiting.remove(mine)
-            if not mine.leads:
-                return
-            following = self._waiting.popleft() if self._waiting else None
-            if following is None:
-                self._writing = False
-            else:
-                following.leads = True
-        if following is not None and following.turn is not None:
-            following.turn.release()
-
-    def _lead(self, mine: "_Submission") -> None:
-        """Write for this caller and for all that wait by now."""
-        batch = [mine]
-        try:
-            while True:
-                self._write(batch)
-                if mine.settled:
-                    break
-                _db.pause_for_lock()
-        finally:
-            with shield, self._lock:
-                self._waiting.extendleft(reversed(self._release(batch[1:])))
-
-    def _fill(self, batch: list["_Submission"]) -> None:
-        """Take in those that wait, once the lock is had: until then each waits for its own time alone."""
-        with self._lock:
-            rows = sum(len(submission.rows) for submission in batch)
-            while self._waiting and rows < _ROWS_IN_A_GROUP:
-                batch.append(self._waiting.popleft())
-                rows += len(batch[-1].rows)
-
-    @staticmethod
-    def _release(followers: list["_Submission"]) -> list["_Submission"]:
-        """Let those go on that are settled; return the others."""
-        for submission in followers:
-            if submission.settled and submission.turn is not None:
-                submission.turn.release()
-        return [submission for submission in followers if not submission.settled]
-
-    def _write(self, batch: list["_Submission"]) -> None:
-        """Write for the leader and all that wait. Afterwards each is settled, unless another program holds the lock."""
-        leader = batch[0]
-        try:
-            with _db.gate:
-                connection = self._database.connection(patience=0)
-                if len(leader.rows) == 1 and not self._waiting and _takes_one_statement(leader.rows[0]):
-                    leader.first = insert_one(connection, leader.rows[0])
-                else:
-                    _write_together(connection, batch, self._fill)
-                self._database.check_identity()
-                self._keep_wal_small(connection)
-        except sqlite3.Error as error:
-            self._fail(batch, error)
-        except FireforgetError as error:
-            leader.error = error
-            if not isinstance(error, TaskIDConflict | DuplicateTask):
-                for submission in batch:
-                    submission.first, submission.error = None, error
-
-    def _fail(self, batch: list["_Submission"], cause: sqlite3.Error) -> None:
-        """Give each its own error; a lock that is held may still come in time for those that can wait longer."""
-        now = time.monotonic()
-        for submission in batch:
-            submission.first = None
-            error = _db.translate(self._database.path, cause, submission.wait)
-            if not isinstance(error, StoreBusy) or submission.deadline <= now + _SHORTEST_WAIT:
-                submission.error = error
-
-    def _keep_wal_small(self, connection: sqlite3.Connection) -> None:
-        """Keep the WAL from growing without bound where there is no worker; what is stored is stored, whatever fails here."""
-        try:
-            self._wal.after_commit(connection)
-        except (OSError, sqlite3.Error):
-            _log.warning("%s: the WAL was not folded back, the next commit tries again", self._database.path, exc_info=True)
-
-
-class _Submission:
-    """The rows of one call, and what became of them: `first` or `error` is set by whoever wrote them."""
-
-    __slots__ = ("deadline", "error", "first", "leads", "rows", "turn", "wait")
-
-    def __init__(self, rows: list[Row], deadline: float, wait: float) -> None:
-        self.rows = rows
-        self.deadline = deadline
-        self.wait = wait
-        self.turn: threading.Lock | None = None
-        """Held until this caller may go on: it is settled, or has the pen."""
-        self.leads = False
-        self.first: int | None = None
-        self.error: FireforgetError | None = None
-
-    @property
-    def settled(self) -> bool:
-        return self.first is not None or self.error is not None
-
-
-_groups: "weakref.WeakSet[GroupCommit]" = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    """In a forked child nobody is writing, and the parent's waiting threads do not exist."""
-    for group in list(_groups):
-        group._reset()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def _write_together(connection: sqlite3.Connection, batch: list[_Submission], fill: Callable[[list[_Submission]], None]) -> None:
-    """Write the batch, and what `fill` adds to it once the lock is had, in one transaction.
-
-    What is wrong with one submission is its own error and harms no other.
-
-    Nothing is settled before the commit, and everything once it has happened.
-    """
-    results: list[tuple[_Submission, int | None, FireforgetError | None]] = []
-    connection.execute("BEGIN IMMEDIATE")
-    committing = False
-    try:
-        fill(batch)
-        for submission in batch:
-            connection.execute("SAVEPOINT submission")
-            try:
-                results.append((submission, insert_all(connection, submission.rows), None))
-            except FireforgetError as error:
-                connection.execute("ROLLBACK TO submission")
-                results.append((submission, None, error))
-            connection.execute("RELEASE submission")
-        committing = True
-        connection.execute("COMMIT")
-    except BaseException as error:
-        # An interruption that came when the commit was done: those who wait must not be written once more.
-        if not (committing and not connection.in_transaction and not isinstance(error, sqlite3.Error)):
-            _db.rollback(connection)
-            results.clear()
-        raise
-    finally:
-        for submission, first, failure in results:
-            submission.first, submission.error = first, failure
-
-
-def _takes_one_statement(row: Row) -> bool:
-    return row["unique_key"] is None and row["linked"] is None
-
-
-def insert_all(connection: sqlite3.Connection, rows: list[Row]) -> int:
-    """Insert the rows inside the open transaction and return the number of the first; the others follow it without a gap.
-
-    Raises `TaskIDConflict`, `DuplicateTask`, and what is wrong with `after` (`_graphs.resolve`), with the row's position in
-    `index`.
-    """
-    plain = all(row["unique_key"] is None and row["linked"] is None for row in rows)
-    if plain or all(row["linked"] is None for row in rows):
-        return _insert_rows(connection, rows, apart=not plain)
-    tag = tag_of(connection)
-    cursor: Any = _plain_cursor(connection)
-    _graphs.resolve(cursor, rows, lambda job_id: _parse_generated(job_id, tag))
-    first = _insert_rows(connection, rows, apart=any(row["unique_key"] is not None for row in rows))
-    _graphs.link(cursor, rows, first, lambda n, nonce: public_id(tag, n, nonce))
-    return first
-
-
-def _insert_rows(connection: sqlite3.Connection, rows: list[Row], *, apart: bool) -> int:
-    if len(rows) > 1 and not apart:
-        connection.execute("SAVEPOINT rows")
-        try:
-            _insert_each(connection, rows)
-            connection.execute("RELEASE rows")
-            last: int = _plain_cursor(connection).execute(_sql.LAST_JOB_NUMBER).fetchone()[0]
-            return last - len(rows) + 1
-        except sqlite3.IntegrityError:  # one by one, to learn which it was
-            connection.execute("ROLLBACK TO rows")
-            connection.execute("RELEASE rows")
-    numbers = []
-    for index, row in enumerate(rows):
-        try:
-            numbers.append(_insert_row(connection, row))
-        except FireforgetError as error:
-            error.index = index
-            raise
-    return numbers[0]
-
-
-def _insert_each(connection: sqlite3.Connection, rows: list[Row]) -> None:
-    if any(_rare_values_of(row) != _NOTHING_RARE for row in rows):
-        connection.executemany(_sql.INSERT_JOB, map(_values_of, rows))
-        return
-    for part in _sql.in_parts(rows, _INSERTED_TOGETHER):
-        connection.execute(_sql.insert_plain(len(part)), list(chain.from_iterable(map(_plain_values_of, part))))
-
-
 def open_in_memory() -> sqlite3.Connection:
     """Return a connection to a new database in memory with our tables; for one thread at a time, and gone when it is closed."""
     _db.check_library()
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     migrate(connection, ":memory:")
     return connection
-
-
-def tag_of(connection: sqlite3.Connection) -> str:
-    """Return what stands in every id that a database generates."""
-    return os.fsdecode(_plain_cursor(connection).execute(_sql.TAG).fetchone()[0])
-
-
-def _plain_cursor(connection: sqlite3.Connection) -> sqlite3.Cursor:
-    """Return a cursor that gives tuples, whatever rows the caller's connection makes; its texts may still be bytes."""
-    cursor = connection.cursor()
-    cursor.row_factory = None
-    return cursor
-
-
-def insert_one(connection: sqlite3.Connection, row: Row) -> int:
-    """Insert one job and return its number; raises as `insert_all` does."""
-    return insert_all(connection, [row]) if row["linked"] is not None else _insert_row(connection, row)
-
-
-def _insert_row(connection: sqlite3.Connection, row: Row) -> int:
-    if row["unique_key"] is not None:
-        connection.execute(_sql.RELEASE_EXPIRED_KEY, {"unique_key": row["unique_key"], "now": row["enqueued_at"]})
-    try:
-        if _rare_values_of(row) == _NOTHING_RARE:
-            # An INSERT has one.
-            return connection.execute(_sql.insert_plain(1), _plain_values_of(row)).lastrowid  # type: ignore[return-value]
-        return connection.execute(_sql.INSERT_JOB, _values_of(row)).lastrowid  # type: ignore[return-value]  # as above
-    except sqlite3.IntegrityError as error:
-        if "fireforget_job.task_id" in str(error):
-            raise TaskIDConflict(row["task_id"]) from None
-        if "fireforget_job.unique_key" in str(error):
-            raise _duplicate(connection, row["unique_key"]) from None
-        raise
-
-
-def enqueue_tick(connection: sqlite3.Connection, row: Row, tag: str, tick: float) -> _schedules.EventRow:
-    """Insert the job of a tick inside the open transaction, and return what is to be noted: a unique key may be taken."""
-    try:
-        job = public_id(tag, insert_one(connection, row), row["nonce"])
-    except (TaskIDConflict, DuplicateTask) as error:
-        return _schedules.EventRow(tick, row["enqueued_at"], "refused", None, str(error))
-    return _schedules.EventRow(tick, row["enqueued_at"], "enqueued", job, None)
-
-
-def _duplicate(connection: sqlite3.Connection, unique_key: str) -> DuplicateTask:
-    holder = _plain_cursor(connection).execute(_sql.HOLDER_OF_KEY, {"unique_key": unique_key}).fetchone()
-    existing = None
-    if holder is not None:
-        n, nonce, task_id = holder
-        existing = public_id(tag_of(connection), n, nonce) if task_id is None else os.fsdecode(task_id)
-    return DuplicateTask(unique_key.partition(":")[2], existing)
-
-
-# --- ids, keys and rows -------------------------------------------------------------------------------------------------
-
-
-def _parse_generated(job_id: str, tag: str) -> tuple[int, int] | None:
-    """Return (number, nonce) of an id that this file generates, None for any other text; raises `InvalidOption` for no text."""
-    if not isinstance(job_id, str):
-        raise InvalidOption("job_id", job_id, "give the id of a job, which is text, such as info.id")
-    parts = job_id.split("-")
-    if len(parts) != 3 or parts[0] != tag or len(parts[2]) != 8:
-        return None
-    try:
-        n, nonce = int(parts[1]), int(parts[2], 16)
-    except ValueError:
-        return None
-    return (n, nonce) if public_id(tag, n, nonce) == job_id and 0 < n < 2**63 else None
-
-
-def unique_key_of(key: str | None, queue: str, type: str, payload: str | None) -> str:
-    """Return what the unique index holds: the caller's key, or a digest of queue, type and payload.
-
-    The order in which a payload's members were written makes no difference.
-    """
-    if key is not None:
-        return "key:" + key
-    if payload is not None:
-        payload = json.dumps(json_payload.decode(payload), sort_keys=True)
-    from hashlib import blake2b  # here, since importing it takes a producer 3 ms
-
-    digest = blake2b(digest_size=20)
-    for part in (queue, type, payload or ""):
-        digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
-    return "job:" + digest.hexdigest()
-
-
-def find_job(connection: sqlite3.Connection, job_id: str, tag: str) -> tuple[Any, ...] | None:
-    """Return the row (`_sql.JOB_COLUMNS`) of the job with this id, None when none is stored."""
-    generated = _parse_generated(job_id, tag)
-    if generated is not None:
-        cursor = connection.execute(_sql.JOB_BY_NUMBER, {"n": generated[0], "nonce": generated[1]})
-    else:
-        cursor = connection.execute(_sql.JOB_BY_TASK_ID, {"task_id": job_id})
-    row: tuple[Any, ...] | None = cursor.fetchone()
-    return row
-
-
-def _fields_of_new(row: Row, n: int, tag: str) -> dict[str, Any]:
-    """Return the fields of the `TaskInfo` of a job that has just been stored."""
-    return {
-        "id": row["task_id"] or public_id(tag, n, row["nonce"]),
-        "type": row["type"],
-        "queue": row["queue"],
-        "state": STATE_OF_NUMBER[row["state"]],
-        "payload": json_payload.decode(row["payload"]),
-        "headers": json_payload.decode(row["headers"]) or {},
-        "priority": row["priority"],
-        "retry_count": 0,
-        "max_retry": row["max_retry"],
-        "timeout": row["timeout"],
-        "deadline": to_datetime(row["deadline"]),
-        "last_error": row.get("last_error"),
-        "enqueued_at": to_datetime(row["enqueued_at"]),
-        "next_process_at": to_datetime(row["due"]) if row["state"] in (_sql.PENDING, _sql.SCHEDULED) else None,
-        "started_at": None,
-        "completed_at": to_datetime(row.get("completed_at")),
-        "result": None,
-        "progress": None,
-        "group": row["group_name"],
-        "worker": None,
-    }
-
-
-def info_of(row: tuple[Any, ...], tag: str) -> TaskInfo:
-    """Return the `TaskInfo` of a row of `_sql.JOB_COLUMNS`."""
-    return TaskInfo._when_read(_fields_of, row, tag)
-
-
-def _fields_of(row: tuple[Any, ...], tag: str) -> dict[str, Any]:
-    (n, nonce, task_id, type, queue, state_number, payload, headers, priority, retry_count, max_retry, timeout, deadline,
-     last_error, enqueued_at, due, started_at, completed_at, result, progress, note, group, worker) = row  # fmt: skip
-    state = STATE_OF_NUMBER[state_number]
-    waits = state in (State.SCHEDULED, State.PENDING, State.RETRY)
-    return {
-        "id": task_id or public_id(tag, n, nonce),
-        "type": type,
-        "queue": queue,
-        "state": state,
-        "payload": json_payload.decode_leniently(payload),
-        "headers": json_payload.headers_of(headers),
-        "priority": priority,
-        "retry_count": retry_count,
-        "max_retry": max_retry,
-        "timeout": timeout,
-        "deadline": to_datetime(deadline),
-        "last_error": last_error,
-        "enqueued_at": to_datetime(enqueued_at),
-        "next_process_at": to_datetime(due) if waits else None,
-        "started_at": to_datetime(started_at),
-        "completed_at": to_datetime(completed_at),
-        "result": json_payload.decode_leniently(result),
-        "progress": None if progress is None else Progress(progress, note),
-        "group": group,
-        "worker": worker,
-    }

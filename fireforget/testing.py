@@ -31,6 +31,7 @@ from fireforget._claims import HOOK, MOST_EXPIRED, MOST_FORWARDED, Claims
 from fireforget._conformance import check_enqueuer
 from fireforget._db import DEFAULT_PATIENCE, Database, translated
 from fireforget._effects import HandlersDatabase
+from fireforget._inserting import insert_all
 from fireforget._pool import hooks
 from fireforget._pool.board import Board
 from fireforget._pool.config import DEFAULT_QUEUES, Settings
@@ -41,22 +42,14 @@ from fireforget._pool.recovery import Recovery
 from fireforget._pool.runner import Host, Runner, flush_submissions
 from fireforget._pool.schedules import Schedules
 from fireforget._pool.verdicts import Verdicts
+from fireforget._rows import Row as NewRow
+from fireforget._rows import find_job, info_of, tag_of
 from fireforget.clock import Clock, Seconds, to_datetime, to_seconds, to_unix
 from fireforget.errors import FireforgetError, InvalidOption, InvalidPayload, QueueClosed, UnknownJob
 from fireforget.job import Job
 from fireforget.metrics import Samples
 from fireforget.middleware import Handler, describe, is_failure, samples
-from fireforget.queue_sqlite import (
-    DEFAULT_MAX_PAYLOAD,
-    Intake,
-    SqliteQueue,
-    find_job,
-    info_of,
-    insert_all,
-    open_in_memory,
-    tag_of,
-)
-from fireforget.queue_sqlite import Row as NewRow
+from fireforget.queue_sqlite import DEFAULT_MAX_PAYLOAD, Intake, SqliteQueue, open_in_memory
 from fireforget.registry import Definition, Registry
 from fireforget.task import Progress, State, Task, TaskInfo, check_call_options, check_task
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from fireforget import logs
 from fireforget._claims import HOOK
+from fireforget._rows import info_of
 from fireforget.job import current_job
 from fireforget.middleware import describe
-from fireforget.queue_sqlite import info_of
 from fireforget.registry import Definition, HookName, Registry
 
 

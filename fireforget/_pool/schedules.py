@@ -25,7 +25,7 @@ from fireforget.clock import to_datetime
 from fireforget.errors import InvalidTask, SkipRetry
 from fireforget.job import current_job
 from fireforget.periodic import Periodic, due_ticks
-from fireforget.queue_sqlite import Intake, SqliteQueue, enqueue_tick
+from fireforget.queue_sqlite import Intake, SqliteQueue
 from fireforget.registry import Definition, Registry
 from fireforget.task import Task
 
@@ -126,7 +126,7 @@ class Schedules:
         except InvalidTask as error:  # larger than this queue allows
             event = EventRow(tick, now, "refused", None, str(error))
         else:
-            event = enqueue_tick(self._claims.connection, row, self._queue._tag, tick)
+            event = _schedules.enqueue_tick(self._claims.connection, row, self._queue._tag, tick)
             if self._inline and event.job is not None:
                 self.enqueued.append((task, event.job))
         if event.outcome == "refused":

@@ -9,7 +9,7 @@ from time import monotonic
 
 import pytest
 
-from fireforget import Task, _db, queue_sqlite
+from fireforget import Task, _db, _group_commit
 from fireforget.errors import InvalidTask, StoreBusy, StoreError, TaskIDConflict
 
 
@@ -80,13 +80,13 @@ def test_everything_that_32_threads_enqueue_is_stored(queue, in_thread, sql):
 def test_callers_that_wait_together_are_committed_together(queue, in_thread, lock, eventually, monkeypatch, sql):
     """One transaction, one sync of the disk, for all that came while another one was writing."""
     batches = []
-    together = queue_sqlite._write_together
+    together = _group_commit._write_together
 
     def recording(connection, batch, fill):
         together(connection, batch, fill)
         batches.append(len(batch))
 
-    monkeypatch.setattr(queue_sqlite, "_write_together", recording)
+    monkeypatch.setattr(_group_commit, "_write_together", recording)
     lock.take()
     threads = [in_thread(queue.enqueue, Task("t", n)) for n in range(32)]
     eventually(lambda: len(queue._group._waiting) == 31)
@@ -191,7 +191,6 @@ def test_what_fails_after_the_commit_does_not_undo_it(queue, in_thread, lock, ev
 
     monkeypatch.setattr(_db, "checkpoint", fails)
     monkeypatch.setattr(_db, "WAL_LIMIT_BYTES", 0)
-    monkeypatch.setattr(queue_sqlite, "_COMMITS_BETWEEN_WAL_CHECKS", 1, raising=False)
     lock.take()
     threads = [in_thread(queue.enqueue, Task("t", n)) for n in range(4)]
     eventually(lambda: len(queue._group._waiting) == 3)
@@ -487,7 +486,7 @@ def test_a_store_error_in_a_batch_is_everybodys_own_error(queue, in_thread, lock
     eventually(lambda: queue._group._writing)
     threads = [in_thread(queue.enqueue, Task("t")) for _ in range(3)]
     eventually(lambda: len(queue._group._waiting) == 3)
-    monkeypatch.setattr(queue_sqlite, "_write_together", fails)
+    monkeypatch.setattr(_group_commit, "_write_together", fails)
     lock.free()
     for thread in (first, *threads):
         thread.join()

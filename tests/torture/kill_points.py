@@ -10,7 +10,7 @@ import signal
 import threading
 from contextlib import contextmanager
 
-from fireforget import _claims, _db, _effects, queue_sqlite
+from fireforget import _claims, _db, _effects, _group_commit
 from fireforget._pool import child, runner
 
 PROBABILITY = float(os.environ.get("STORM_PROBABILITY", "0"))
@@ -75,14 +75,14 @@ def _arm_checkpoint() -> None:
 
 
 def _arm_enqueue() -> None:
-    write_batch = queue_sqlite.GroupCommit._write
+    write_batch = _group_commit.GroupCommit._write
 
     def deadly_write(self, batch):
         maybe_die("before the commit of an enqueue")
         write_batch(self, batch)
         maybe_die("after the commit of an enqueue")
 
-    queue_sqlite.GroupCommit._write = deadly_write
+    _group_commit.GroupCommit._write = deadly_write
 
 
 def _arm_runs() -> None:

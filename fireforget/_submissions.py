@@ -1,4 +1,4 @@
-"""What `fire_and_forget` has taken and not yet settled: the buffer, the lanes, the senders, the keeper.
+"""What `fire_and_forget` has taken and not yet settled: the buffer, its threads, and the process's end.
 
 A submission is a task on its way to an enqueuer. It is settled exactly once: enqueued, failed, or dropped at the door.
 
@@ -7,8 +7,8 @@ A submission is a task on its way to an enqueuer. It is settled exactly once: en
                    | full             |  past its deadline: the keeper gives it up               --> failed
                    +-> dropped        +-----------------+
 
-* A lane belongs to one enqueuer (by identity: an enqueuer need not be hashable) and exists only while there is work
-  for it, so no enqueuer is kept alive afterwards.
+* A lane (`_submission_lanes`) belongs to one enqueuer (by identity: an enqueuer need not be hashable) and exists only
+  while there is work for it, so no enqueuer is kept alive afterwards.
 * Senders run on a `DaemonExecutor`: one a lane when the enqueuer takes batches, up to 8 otherwise, where one more joins
   while calls are slow and submissions wait. A sender may hang in its enqueuer for ever; nothing else waits for it.
 * The keeper is one more daemon thread. It sleeps until the earliest deadline, fails what is past it, and abandons a
@@ -18,6 +18,8 @@ Locks: `Buffer.lock` guards every mutable field of Buffer, Lane, Sender and Ledg
 handler or a finalizer may submit while the same thread is inside, and for their sake no counter is read and written
 across a call. Foreign code (enqueuers, loggers) is never called with it held. It is taken before the executors'
 locks, never after.
+
+What a call's outcome means is decided in `_submission_calls`; log records are written in `_submission_logs`.
 
 Settling takes two steps, so that `flush` returns after the log records: `_claim` under the lock decides who settles a
 submission (its sender or the keeper), then it is logged, then `_settle` counts it.
@@ -30,46 +32,26 @@ import logging
 import os
 import sys
 import threading
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import partial
-from itertools import chain, islice
 from math import inf
 from time import monotonic
-from types import CoroutineType
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from fireforget._daemons import DaemonExecutor, new_bell, ring, wait_for
+from fireforget._submission_calls import after_refusal, attempt
+from fireforget._submission_lanes import KEEPER_REST_SECONDS, SLOW_SECONDS, Lane, Ledger, Sender, Submission
+from fireforget._submission_logs import DEFAULT_LOGGER, describe, log_arrivals, log_drops, log_failure, log_losses
 from fireforget.enqueuer import Enqueuer
-from fireforget.errors import FireforgetError
 from fireforget.payload import size_of
 from fireforget.task import Task
 
-DEFAULT_LOGGER = logging.getLogger("fireforget.patterns")
 MAX_SUBMISSIONS = 262_144
 MAX_BYTES = 64 * 1024 * 1024
-
-_BATCH = 2_000
-"""Submissions in one `enqueue_many`: enough to share a commit, few enough to hold the lock well below a millisecond."""
-_PLAIN_SENDERS = 8
-"""Calls at once to an enqueuer without `enqueue_many`: 100 to one that sleeps 50 ms take 0.7 s instead of 5 s."""
-_ABANDONED_SENDERS = 4
-"""Threads that may hang in one enqueuer; beyond them its submissions wait and fail at their deadlines."""
 _ALL_SENDERS = 256
 """Threads for all enqueuers together, so that a program that makes an enqueuer a request cannot run out of them."""
-_SLOW_SECONDS = 0.002
-"""Calls that take longer on average let another sender join. For shorter ones the GIL is the bottleneck, and 8 threads
-that fight for it were measured four times slower than one. A single long call says nothing: it may have waited."""
-_HANGING_SECONDS = 0.05
-"""A call that has been under way for longer lets another sender join, whatever the average."""
-_KEEPER_REST_SECONDS = 0.01
-"""Deadlines closer together than this are looked after together."""
 _DROP_RECORD_SECONDS = 1.0
-_REFUSALS_AS_A_WHOLE = 8
-"""So many times a batch is tried again as a whole without the one task that it was refused for."""
-_NEARLY_LATE_SECONDS = 0.05
-_TYPES_LISTED = 10
 _LOGGING_GRACE_SECONDS = 1.0
 """How long a flush without a timeout, or the exit, waits for log handlers after the last deadline."""
 
@@ -88,165 +70,6 @@ class SubmissionCounts(NamedTuple):
     """Refused by the enqueuer, or not answered in time."""
     dropped: int
     """Refused at once because the buffer was full."""
-
-
-class Ledger:
-    """The account of the submissions between two flushes, so that a flush does not wait for those after it."""
-
-    __slots__ = ("bells", "lost", "open")
-
-    def __init__(self) -> None:
-        self.open = 0
-        self.lost = 0
-        self.bells: list[threading.Lock] = []
-
-
-class Submission(NamedTuple):
-    """One task on its way. `deadline` is monotonic, `seconds` what the caller granted, `size` the payload in bytes."""
-
-    task: Task
-    options: Mapping[str, Any]
-    deadline: float
-    seconds: float
-    logger: logging.Logger | None
-    ledger: Ledger
-    size: int
-
-
-_Waiting = tuple[Task, Mapping[str, Any], float, float, logging.Logger | None, Ledger, int]
-"""The fields of a Submission as a bare tuple, which costs the caller a third. It becomes one when it is taken."""
-_OPTIONS: Final = 1
-_DEADLINE: Final = 2
-_named: Callable[[_Waiting], Submission] = partial(tuple.__new__, Submission)
-
-
-class Sender:
-    """One run of a thread for a lane: the batch it has in hand, and which of it is no longer its business.
-
-    `closed` holds the `id` of submissions that were claimed, by the sender itself or by the keeper; a batch that the
-    sender claims as a whole leaves `held` empty instead.
-    """
-
-    __slots__ = ("abandoned", "closed", "fresh", "held", "lane", "since")
-
-    def __init__(self, lane: "Lane", now: float) -> None:
-        self.lane = lane
-        self.held: list[Submission] = []
-        self.closed: set[int] = set()
-        self.since = now
-        self.fresh = True
-        self.abandoned = False
-
-    def unclaimed(self) -> list[Submission]:
-        """Return what it holds that nobody has claimed."""
-        closed = self.closed
-        return [each for each in self.held if id(each) not in closed] if closed else self.held
-
-    def leave_lane(self) -> None:
-        """Be one of the lane's senders no more."""
-        if self in self.lane.senders:
-            self.lane.senders.remove(self)
-
-    def give_up(self, now: float) -> list[Submission]:
-        """Claim what is past its deadline; with nothing left to wait for, the sender is abandoned."""
-        unclaimed = self.unclaimed()
-        late = [each for each in unclaimed if each.deadline <= now]
-        self.closed.update(map(id, late))
-        if late and len(late) == len(unclaimed):
-            self.abandoned = True
-            self.leave_lane()
-            self.lane.abandoned += 1
-        return late
-
-
-class Lane:
-    """What waits for one enqueuer, and who sends it.
-
-    `latest` is the latest deadline so far; `mixed` says that deadlines do not grow along `waiting`.
-    """
-
-    __slots__ = ("abandoned", "enqueuer", "latest", "limit", "many", "mixed", "pace", "senders", "waiting")
-
-    def __init__(self, enqueuer: Enqueuer) -> None:
-        self.enqueuer = enqueuer
-        self.waiting: deque[_Waiting] = deque()
-        self.latest = 0.0
-        self.mixed = False
-        self.senders: list[Sender] = []
-        self.abandoned = 0
-        self.limit = 1
-        self.pace = 0.0  # moving average of the seconds between two takes of a sender
-        self.many: Callable[..., Any] | None = None
-
-    def probe(self) -> None:
-        """Find out whether the enqueuer takes batches. On a sender's thread: a property of it may raise or hang."""
-        try:
-            many = getattr(self.enqueuer, "enqueue_many", None)
-        except BaseException:  # then one call each will show what is wrong with it
-            many = None
-        self.many = many if callable(many) else None
-        self.limit = 1 if self.many else _PLAIN_SENDERS
-
-    def has_room(self) -> bool:
-        """Return whether another sender may join."""
-        return len(self.senders) < self.limit and self.abandoned < _ABANDONED_SENDERS
-
-    def wants_sender(self, now: float) -> bool:
-        """Return whether another sender should join for what waits."""
-        if not self.waiting or not self.has_room():
-            return False
-        if not self.senders or self.pace > _SLOW_SECONDS:
-            return True
-        return now - max(each.since for each in self.senders) > _HANGING_SECONDS
-
-    def take(self) -> list[Submission]:
-        """Take the next batch out of what waits: neighbours with equal options, at most `_BATCH`."""
-        waiting = self.waiting
-        if not waiting:
-            return []
-        batch = [waiting.popleft()]
-        options = batch[0][_OPTIONS]
-        if self.many is not None and "task_id" not in options:
-            for _ in range(min(_BATCH - 1, len(waiting))):
-                following = waiting[0][_OPTIONS]
-                if following is not options and following != options:
-                    break
-                batch.append(waiting.popleft())
-        return list(map(_named, batch))
-
-    def expire(self, now: float) -> list[Submission]:
-        """Take out what waits and is past its deadline, at most a batch at a time where the order allows it."""
-        waiting = self.waiting
-        if self.mixed:
-            late = [each for each in waiting if each[_DEADLINE] <= now]
-            if late:
-                self.waiting = deque(each for each in waiting if each[_DEADLINE] > now)
-            return list(map(_named, late))
-        late = []
-        while waiting and waiting[0][_DEADLINE] <= now and len(late) < _BATCH:
-            late.append(waiting.popleft())
-        return list(map(_named, late))
-
-    def clear(self) -> list[Submission]:
-        """Take out all that waits."""
-        everything = list(map(_named, self.waiting))
-        self.waiting.clear()
-        return everything
-
-    def next_look(self) -> float:
-        """Return when the keeper has something to do here: at the earliest deadline, or to see whether a call hangs."""
-        if self.waiting and self.has_room():
-            return min(self.next_deadline(), monotonic() + _KEEPER_REST_SECONDS)
-        return self.next_deadline()
-
-    def next_deadline(self) -> float:
-        """Return the earliest deadline of all that is unclaimed here."""
-        held = (each.deadline for sender in self.senders for each in sender.unclaimed())
-        waiting = self.waiting if self.mixed else islice(self.waiting, 1)
-        return min(chain(held, (each[_DEADLINE] for each in waiting)), default=inf)
-
-
-# --- the buffer -----------------------------------------------------------------------------------------------------
 
 
 class Buffer:
@@ -359,7 +182,7 @@ class Buffer:
         """Return whether the lane needs no other sender now, or the keeper is to decide that in a moment."""
         if len(lane.senders) >= lane.limit:
             return True
-        return bool(lane.senders) and lane.pace <= _SLOW_SECONDS and self._wake_at <= now + _KEEPER_REST_SECONDS
+        return bool(lane.senders) and lane.pace <= SLOW_SECONDS and self._wake_at <= now + KEEPER_REST_SECONDS
 
     def _see_to(self, lane: Lane) -> None:
         """Start a sender for the lane if it wants one."""
@@ -369,7 +192,7 @@ class Buffer:
             if lane.wants_sender(now):
                 error = self._start_sender(Sender(lane, now))
             elif lane.waiting and lane.has_room():  # the calls under way may be quick ones or hang: look again soon
-                self._wake_keeper(now + _KEEPER_REST_SECONDS)
+                self._wake_keeper(now + KEEPER_REST_SECONDS)
         if error is not None:
             self._disband(lane, error)
 
@@ -595,7 +418,7 @@ class Buffer:
             self._wake_at = wake_at
             self._keeper_parked = wake_at < inf
             self._keeper_runs = self._keeper_parked
-            return max(wake_at - monotonic(), _KEEPER_REST_SECONDS) if self._keeper_runs else None
+            return max(wake_at - monotonic(), KEEPER_REST_SECONDS) if self._keeper_runs else None
 
     def _say_drops(self, *, at_once: bool = False) -> None:
         """Log how many were dropped since the last such record, at most once a second."""
@@ -702,140 +525,6 @@ class Buffer:
         child._parent = self
         self._disowned = True
         return child
-
-
-# --- one call, and what follows from its outcome --------------------------------------------------------------------
-
-
-def attempt(lane: Lane, part: list[Submission], seconds: float) -> tuple[Any, BaseException | None]:
-    """Call the enqueuer with a part; return its answers, one a submission where it is honest, and its error.
-
-    Whatever it raises is its answer: a SystemExit from an enqueuer must not end the thread, nor the process.
-    """
-    options = part[0].options
-    try:
-        if len(part) == 1 or lane.many is None:
-            answer = lane.enqueuer.enqueue(part[0].task, timeout=seconds, **options)
-            return [answer], _unawaited(answer)
-        answers = lane.many([each.task for each in part], timeout=seconds, **options)
-        return answers, _unawaited(answers)
-    except BaseException as error:
-        return [], error
-
-
-def _unawaited(answer: object) -> BaseException | None:
-    if not isinstance(answer, CoroutineType):
-        return None
-    answer.close()
-    return TypeError("the enqueuer's method is async and was not run: give an enqueuer with plain methods")
-
-
-def after_refusal(
-    part: list[Submission], error: BaseException, refusals: int, now: float
-) -> tuple[list[Submission], list[list[Submission]]]:
-    """Decide what follows when a part was refused: which submissions have failed, and in which parts the others try
-    again.
-
-    `refusals` counts those of the same batch, this one included.
-    """
-    if len(part) == 1:
-        return part, []
-    if isinstance(error, TimeoutError):
-        return _after_timeout(part, now)
-    index = _named_by(error, len(part))
-    if index is None:
-        return [], [[each] for each in part]
-    before, after = part[:index], part[index + 1 :]
-    if refusals <= _REFUSALS_AS_A_WHOLE:
-        return [part[index]], [before + after]
-    # Nine of ten may be duplicates. What stands before the refused one is known to be good, so it goes by itself:
-    # from here on each submission is sent twice at most, where trying the whole again would be quadratic.
-    return [part[index]], [each for each in (before, after) if each]
-
-
-def _after_timeout(part: list[Submission], now: float) -> tuple[list[Submission], list[list[Submission]]]:
-    """Fail what has used its time; try the rest again together, since each by itself might wait as long as all."""
-    later = [each for each in part if each.deadline > now + _NEARLY_LATE_SECONDS]
-    if len(later) == len(part):
-        return part, []  # refused before the time was up: no reason to think that the next call is luckier
-    return [each for each in part if each.deadline <= now + _NEARLY_LATE_SECONDS], [later] if later else []
-
-
-def _named_by(error: BaseException, length: int) -> int | None:
-    """Return the position of the one task that an error of a batch is about, None when it is about all."""
-    index = getattr(error, "index", None)
-    if isinstance(error, FireforgetError) and type(index) is int and 0 <= index < length:
-        return index
-    return None
-
-
-# --- log records: nothing here raises, whatever a logger or handler does --------------------------------------------
-
-
-def describe(error: BaseException) -> str:
-    """Return an error as one text, `type: message`."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except BaseException:  # a __str__ that raises
-        return type(error).__name__
-
-
-def log_failure(submission: Submission, error: str) -> None:
-    """Write the ERROR record of one submission."""
-    fields = {"task_type": submission.task.type, "queue": submission.options.get("queue"), "error": error}
-    _log(submission.logger, logging.ERROR, "fire-and-forget enqueue failed", fields)
-
-
-def log_arrivals(mine: list[Submission], part: list[Submission], answers: Any) -> None:
-    """Write the DEBUG records of those of the part that are `mine` still, where somebody wants them."""
-    if not any(_wants_debug(logger) for logger in {each.logger for each in mine}):
-        return
-    wanted = set(map(id, mine))
-    for submission, task_id in zip(part, _ids(answers, len(part)), strict=True):
-        if id(submission) in wanted:
-            queue = submission.options.get("queue")
-            fields = {"task_id": task_id, "task_type": submission.task.type, "queue": queue}
-            _log(submission.logger, logging.DEBUG, "fire-and-forget task enqueued", fields)
-
-
-def log_drops(logger: logging.Logger, count: int, max_submissions: int, max_bytes: int) -> None:
-    """Write the ERROR record of those that found the buffer full."""
-    message = "fire-and-forget buffer full (%d submissions or %d bytes): %d dropped"
-    _log(logger, logging.ERROR, message, {"dropped": count}, max_submissions, max_bytes, count)
-
-
-def log_losses(lost: list[Submission]) -> None:
-    """Write one ERROR record a logger with what the exit loses."""
-    for logger in {each.logger for each in lost}:
-        types = Counter(each.task.type for each in lost if each.logger is logger)
-        count = sum(types.values())
-        listed = ", ".join(f"{type} {number}" for type, number in types.most_common(_TYPES_LISTED))
-        message = "fire-and-forget lost %d submissions at exit: no answer in time (%s%s)"
-        more = ", ..." if len(types) > _TYPES_LISTED else ""
-        _log(logger, logging.ERROR, message, {"lost": count, "task_types": dict(types)}, count, listed, more)
-
-
-def _log(logger: logging.Logger | None, level: int, message: str, fields: dict[str, Any], *values: object) -> None:
-    with suppress(BaseException):  # a handler's trouble is nobody's here, and there is nowhere left to report it
-        (logger or DEFAULT_LOGGER).log(level, message, *values, extra=fields)
-
-
-def _wants_debug(logger: logging.Logger | None) -> bool:
-    try:
-        return (logger or DEFAULT_LOGGER).isEnabledFor(logging.DEBUG)
-    except BaseException:
-        return False
-
-
-def _ids(answers: Any, count: int) -> list[Any]:
-    """Return `count` ids; None for what an enqueuer did not answer."""
-    ids: list[Any] = []
-    try:
-        for answer in islice(answers, count):
-            ids.append(getattr(answer, "id", None))
-    except BaseException:  # not iterable, or an `id` that raises
-        pass
-    return ids + [None] * (count - len(ids))
 
 
 # --- the process's own buffer ---------------------------------------------------------------------------------------

@@ -21,9 +21,9 @@ FLOORS = {
     1: "_schema _sql _sql_find _sql_change _sql_queues _sql_inspect _db _rows _inserting _group_commit queue_sqlite _claims "
     "_dependencies _graphs _groups _effects _history _keys _limited _limits _schedules _backup _doctor",
     # The application's side: handlers and what producers call. Patterns depend on the Enqueuer protocol, never on the store.
-    2: "job registry periodic middleware metrics logs patterns idempotency _daemons _submissions inspector _inspect_access "
-    "_inspect_change _inspect_facts _inspect_find _inspect_history _inspect_ids _inspect_workers _board_layout app "
-    "_cli_parser",
+    2: "job registry periodic middleware metrics logs patterns idempotency _daemons _submission_lanes _submission_calls "
+    "_submission_logs _submissions inspector _inspect_access _inspect_change _inspect_facts _inspect_find _inspect_history "
+    "_inspect_ids _inspect_workers _board_layout app _cli_parser",
     # Processes: heavy, loaded by workers alone.
     3: "_pool _pool.* worker _worker_flags",
     # Faces: what people and shells meet; nothing depends on them.
@@ -31,7 +31,10 @@ FLOORS = {
     "_cli_output _cli_queues _cli_stats _cli_tasks _cli_top _cli_workers _top dashboard _dashboard _dashboard.* demo _demo_app "
     "testing _conformance _cli_relay relay engines engines.*",
 }
-WITHOUT_A_DATABASE = ("patterns", "_submissions", "_daemons", "registry", "periodic", "middleware", "job")
+WITHOUT_A_DATABASE = (
+    *("patterns", "_submissions", "_submission_lanes", "_submission_calls", "_submission_logs", "_daemons"),
+    *("registry", "periodic", "middleware", "job"),
+)
 
 
 def test_the_page_of_the_architecture_shows_the_floors():

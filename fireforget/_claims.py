@@ -11,11 +11,10 @@ import socket
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
-from fireforget import _db, _dependencies, _groups, _schema, _sql, _sql_queues
+from fireforget import _db, _dependencies, _schema, _sql, _sql_queues, _workers
 from fireforget._claimed import (
     DEADLINE,
     DUE,
@@ -34,8 +33,8 @@ from fireforget._claimed import (
 from fireforget._handler_limits import RuleOf
 from fireforget._history import Ended, History
 from fireforget._limited import LimitedLanes
-from fireforget._rows import Row as NewRow
 from fireforget._schema import STATE_NUMBER
+from fireforget._settling import Fence, Settlement, settle_together
 from fireforget.clock import Clock
 from fireforget.errors import SchemaTooNew, StoreError, StoreReplaced
 from fireforget.task import State
@@ -50,7 +49,7 @@ _SLICES = ((16 * 1024, 128), (64 * 1024, 32), (float("inf"), 4))
 """How many jobs one statement claims after one whose largest payload had up to so many bytes: sizes are known only afterwards."""
 _FIRST_SLICE = 32
 _TOGETHER = (128, 32, 8, 1)
-"""Jobs that one statement removes, or claims by number: a few sizes, so that the statements stay prepared."""
+"""Jobs that one statement marks, or reads by number: a few sizes, so that the statements stay prepared."""
 MOST_DEATHS = 3
 """A job under which a worker has died this often is archived."""
 HOOK = "fireforget:hook"
@@ -74,118 +73,6 @@ _SOUND: Mapping[int, frozenset[type]] = {
 
 _Lane = tuple[str, list[str], int]
 """A queue, the types to claim from it, and how many jobs at most."""
-
-Fence = tuple[int, int, int]
-"""Job number, worker number, claim number: a settling statement that does not find this row settles nothing."""
-
-
-@dataclass
-class Settlement:
-    """What became of the jobs that ended since the last transaction: parameters for the statements of `_sql`, fence last."""
-
-    removed: list[Fence] = field(default_factory=list)
-    """Jobs that succeeded and need not be kept."""
-    kept: list[_dependencies.Kept] = field(default_factory=list)
-    """What those have to keep that others turn out to wait for."""
-    revoked: list[Fence] = field(default_factory=list)
-    completed: list[tuple[Any, ...]] = field(default_factory=list)
-    retried: list[tuple[Any, ...]] = field(default_factory=list)
-    archived: list[tuple[Any, ...]] = field(default_factory=list)
-    cancelled: list[tuple[Any, ...]] = field(default_factory=list)
-    late: list[Fence] = field(default_factory=list)
-    """Jobs among those that go back because they did not start in time (`_limited`)."""
-    given_back: list[Fence] = field(default_factory=list)
-    """Jobs among those that go back whose start counted towards a rate, and which have not started."""
-    put_back: list[Fence] = field(default_factory=list)
-    results: list[tuple[Any, ...]] = field(default_factory=list)
-    progress: list[tuple[Any, ...]] = field(default_factory=list)
-    attempts: list[tuple[Any, ...]] = field(default_factory=list)
-    forgotten: list[tuple[int]] = field(default_factory=list)
-    """Numbers of removed jobs whose attempts and steps go with them."""
-    hooks: list[tuple[Any, ...]] = field(default_factory=list)
-    """Calls of hooks about what the others settle: the hook's name, whose it is, the error or reason. Last, since they look."""
-
-    def __bool__(self) -> bool:
-        return any(vars(self).values())
-
-
-def settle_together(connection: sqlite3.Connection, s: Settlement, now: float) -> int:
-    """Write down what became of jobs, inside the open transaction of whoever may say so; return how many came too late.
-
-    The supervisor says it of all jobs but those whose own transaction settles them (`_effects`). What others are to be told of
-    it is news afterwards: `_dependencies.spread` tells them.
-    """
-    run = connection.executemany
-    late, left = _remove(connection, s.removed)
-    missing, revoked = _remove(connection, s.revoked)
-    late += missing
-    ended: list[int] = []
-    if s.attempts:  # before the others: the statement finds the worker's name through the row's owner
-        run(_sql.INSERT_ATTEMPT, s.attempts)
-    if s.results:
-        run(_sql.WRITE_RESULT, s.results)
-    if s.progress:
-        run(_sql.WRITE_PROGRESS, s.progress)
-    for statement, rows in (
-        (_sql.COMPLETE, s.completed),
-        (_sql.RETRY_LATER, s.retried),
-        (_sql.ARCHIVE, s.archived),
-        (_sql.CANCEL_ACTIVE, s.cancelled),
-        (_sql.PUT_BACK, s.put_back),
-    ):
-        if rows:
-            late += len(rows) - run(statement, rows).rowcount
-            ended += [row[-3] for row in rows]
-    if left:
-        kept = {each[-3:]: each for each in s.kept}
-        late -= sum(_dependencies.complete(connection, part, kept, now) for part in left)
-    for part in revoked:
-        late -= _dependencies.revoke(connection, part)
-    if ended:
-        _dependencies.ended(connection, ended)
-    if s.forgotten:
-        run(_sql.DELETE_ATTEMPTS_OF_GONE, s.forgotten)
-        run(_sql.DELETE_STEPS_OF_GONE, s.forgotten)
-    return late
-
-
-def _remove(connection: sqlite3.Connection, fences: Sequence[Fence]) -> tuple[int, list[_dependencies.Part]]:
-    """Remove jobs that are done with, all of one worker; return how many were not removed, and in which parts those are."""
-    missing, parts = 0, []
-    for claim, numbers in _by_claim(fences).items():
-        for part in _sql.in_parts(numbers, _TOGETHER):
-            parameters = (*part, fences[0][1], claim)
-            removed = connection.execute(_sql.remove_settled(len(part)), parameters).rowcount
-            if removed < len(part):
-                missing += len(part) - removed
-                parts.append(parameters)
-    return missing, parts
-
-
-def _by_claim(fences: Sequence[Fence]) -> dict[int, list[int]]:
-    """Return the jobs' numbers by claim number; most often there is one, that of a first run."""
-    claims = {claim for _, _, claim in fences}
-    if len(claims) == 1:
-        return {claims.pop(): [n for n, _, _ in fences]}
-    numbers_of: dict[int, list[int]] = {claim: [] for claim in claims}
-    for n, _, claim in fences:
-        numbers_of[claim].append(n)
-    return numbers_of
-
-
-class WorkerRow(NamedTuple):
-    """A worker as it stands in the database."""
-
-    n: int
-    name: str
-    host: str
-    pid: int
-    boot_id: str
-    lock_file: str
-    queues: str
-    concurrency: int
-    threads: int
-    started_at: float
 
 
 class Claims:
@@ -251,7 +138,7 @@ class Claims:
             "name": name,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "boot_id": boot_id(),
+            "boot_id": _workers.boot_id(),
             "lock_file": os.path.basename(lock_file),
             "queues": json.dumps(weights),
             "concurrency": concurrency,
@@ -275,7 +162,7 @@ class Claims:
     def transaction(self) -> Iterator[None]:
         """Run a block in one write transaction; raises `StoreError`s, and then nothing of it happened."""
         with self._translated(), _db.begun(self._own, self.patience) as connection:
-            connection.text_factory = str  # see `_lenient`
+            connection.text_factory = str  # see `_db.lenient`
             self.limited.forget_counts()
             try:
                 yield
@@ -288,7 +175,7 @@ class Claims:
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Run a block that reads; raises `StoreError`s. May be nested."""
         with self._translated(), self._own.use(patience=0) as connection:
-            connection.text_factory = str  # see `_lenient`
+            connection.text_factory = str  # see `_db.lenient`
             yield connection
 
     @contextmanager
@@ -385,7 +272,7 @@ class Claims:
 
     def _insert_hook(self, hook: str, owner: str, error: str, n: int, claim: int) -> None:
         """Store the call of a hook about a job that has just been settled, unless that came too late; in a transaction."""
-        with self._lenient():
+        with _db.lenient(self.connection):
             row = self.connection.execute(_sql.SUBJECT_OF_HOOK, (n, claim)).fetchone()
         if row is None or (hook == "on_archived" and row[5] != STATE_NUMBER[State.ARCHIVED]):
             return
@@ -423,7 +310,7 @@ class Claims:
 
         A type whose jobs all wait for their limits is left out.
         """
-        with self._lenient(_db.decode_exactly):
+        with _db.lenient(self.connection, _db.decode_exactly):
             paused = {name for (name,) in self.connection.execute(_sql_queues.PAUSED_QUEUES)}
             pending = self.connection.execute(_sql.PENDING_LANES).fetchall()
         found: dict[str, list[str]] = {}
@@ -563,7 +450,7 @@ class Claims:
         except sqlite3.OperationalError as error:
             if "decode" not in str(error):
                 raise
-            with self._lenient():
+            with _db.lenient(self.connection):
                 return self.connection.execute(statement, parameters).fetchall()
 
     def _mark(self, rows: list[Row]) -> list[Row]:
@@ -585,42 +472,9 @@ class Claims:
         self.connection.execute(_sql.ARCHIVE, (self._clock(), error, job.n, self.worker, job.claim))
         return False
 
-    @contextmanager
-    def _lenient(self, decode: Callable[[bytes], str | bytes] = _db.decode_leniently) -> Iterator[None]:
-        """Read text as it is, whatever a foreign program stored; not always, since it costs a call of Python for each text."""
-        connection = self.connection
-        connection.text_factory = decode
-        try:
-            yield
-        finally:
-            connection.text_factory = str
-
-    def open_groups(self) -> list[tuple[str | bytes, str | bytes, int, float, float]]:
-        """Return (queue, group, jobs, oldest, newest) of the groups that wait; instants in Unix seconds."""
-        with self._lenient(_db.decode_exactly):
-            return self.connection.execute(_groups.OPEN_GROUPS).fetchall()
-
-    def close_batch(self, queue: str, group: str, most: int, row: NewRow) -> None:
-        """Store the job that aggregates a group, and make up to `most` jobs of it (-1: all) its batch; in a transaction."""
-        _groups.close_batch(self.connection, queue, group, most, row)
-
-    def has_strays(self) -> bool:
-        """Return whether members of a closed group are not as the job is that aggregates them; a read alone."""
-        with self._lenient():
-            return self.connection.execute(_groups.STRAY_BATCHES).fetchone() is not None
-
-    def follow_aggregates(self) -> None:
-        """Let the members of closed groups be as the job is that aggregates them, inside the open transaction.
-
-        Archived and cancelled with it, collected again with it, and an open group again once it is gone.
-        """
-        with self._lenient():
-            strays = self.connection.execute(_groups.STRAY_BATCHES).fetchall()
-        _groups.follow_aggregates(self.connection, strays)
-
     def active_elsewhere(self) -> bool:
         """Return whether any worker runs a job that this one could run; for `--burst`."""
-        with self._lenient():
+        with _db.lenient(self.connection):
             active = self.connection.execute(_sql.ACTIVE_LANES).fetchall()
         return any(queue in self._queues and isinstance(type, str) and self._handles(type) for queue, type in active)
 
@@ -651,10 +505,9 @@ class Claims:
 
     # --- dead workers -------------------------------------------------------------------------------------------------
 
-    def other_workers(self) -> list[WorkerRow]:
+    def other_workers(self) -> list[_workers.WorkerRow]:
         """Return all workers that stand in the database but this one."""
-        rows = map(WorkerRow._make, self.connection.execute(_sql.WORKERS))
-        return [row for row in rows if row.n != self.worker]
+        return [row for row in _workers.read_workers(self.connection) if row.n != self.worker]
 
     def ownerless(self) -> list[int]:
         """Return numbers of workers that own jobs and do not stand in the database; a restored copy may have some."""
@@ -713,23 +566,3 @@ def _are_sound(rows: list[Row]) -> bool:
 
 def _kinds_of(values: Iterable[Any]) -> set[type]:
     return set(map(type, values))
-
-
-def has_process(pid: int) -> bool:
-    """Return whether a process of this number lives, somebody else's included."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def boot_id() -> str:
-    """Return what names this start of the machine; a worker that a reboot ended did not die under its jobs."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""

@@ -480,6 +480,16 @@ def decode_exactly(data: bytes) -> str | bytes:
         return data
 
 
+@contextmanager
+def lenient(connection: sqlite3.Connection, decode: Callable[[bytes], str | bytes] = decode_leniently) -> Iterator[None]:
+    """Read text as it is, whatever a foreign program stored; not always, since it costs a call of Python for each text."""
+    before, connection.text_factory = connection.text_factory, decode
+    try:
+        yield
+    finally:
+        connection.text_factory = before
+
+
 def file_identity(path: str) -> tuple[int, int] | None:
     """Return what tells this file from any other (device and inode); None when there is none."""
     try:

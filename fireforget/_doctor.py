@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from fireforget import _db, _schema, _sql, _sql_queues
-from fireforget._claims import WorkerRow, boot_id, has_process
 from fireforget._schema import STATE_OF_NUMBER
+from fireforget._workers import WorkerRow, is_alive, read_workers
 from fireforget.clock import Clock
 from fireforget.errors import StoreBusy, StoreError
 from fireforget.task import State
@@ -67,8 +67,8 @@ class _Patient:
         return self.connection.execute(statement).fetchone()[0]
 
     def look_for_workers(self) -> None:
-        self.workers = [WorkerRow._make(row) for row in self.connection.execute(_sql.WORKERS)]
-        self.living = {row.n for row in self.workers if _may_live(self.path, row)}
+        self.workers = read_workers(self.connection)
+        self.living = {row.n for row in self.workers if is_alive(self.path, row.lock_file, row.boot_id, row.pid)}
 
 
 def examine(path: str | os.PathLike[str], *, full: bool = False, clock: Clock = time.time) -> list[Finding]:
@@ -470,30 +470,6 @@ _OF_THE_JOBS: dict[str, Callable[[_Patient], _Found]] = {
     "archived": _archived,
     "clock": _clock,
 }
-
-# --- is a worker alive? -------------------------------------------------------------------------------------------------
-
-
-def _may_live(path: str, row: WorkerRow) -> bool:
-    """Return whether a process of a worker lives, as far as this user can tell; the kernel says so, by the lock of its board.
-
-    A shared lock is tried: it is refused while a worker has its own, and never in the way of another look.
-    """
-    try:
-        import fcntl
-
-        descriptor = os.open(os.path.join(os.path.dirname(path), os.path.basename(row.lock_file)), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return row.boot_id == boot_id() and has_process(row.pid)
-    except (ImportError, OSError):
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 # --- words --------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from fireforget import _db, _dependencies, _schema, _sql
 from fireforget import payload as json_payload
 from fireforget._claimed import Claimed
-from fireforget._claims import Fence, Settlement, settle_together
+from fireforget._settling import Fence, Settlement, settle_together
 from fireforget._shield import shield
 from fireforget.clock import Clock
 from fireforget.errors import ClaimLost, FireforgetError, InvalidPayload, StepError

@@ -4,14 +4,12 @@ Members wait in state aggregating. When a group is complete they get the number 
 later arrivals begin the group anew. That job replaces them by one task in a transaction of its own. Until then they share its
 fate: while it is archived or cancelled so are they, and once it is gone they have no batch any more.
 
-The functions work in a transaction of their caller's. When a group is complete is decided in `_pool/groups`.
+The functions work in a transaction, or a read, of their caller's. When a group is complete is decided in `_pool/groups`.
 """
 
 import sqlite3
-from collections.abc import Iterable
-from typing import Any
 
-from fireforget import _sql
+from fireforget import _db, _sql
 from fireforget._inserting import insert_one
 from fireforget._rows import Row
 
@@ -84,17 +82,31 @@ GROUP BY batch, queue, group_name
 """
 
 
+def open_groups(connection: sqlite3.Connection) -> list[tuple[str | bytes, str | bytes, int, float, float]]:
+    """Return (queue, group, jobs, oldest, newest) of the groups that wait; instants in Unix seconds."""
+    with _db.lenient(connection, _db.decode_exactly):
+        return connection.execute(OPEN_GROUPS).fetchall()
+
+
 def close_batch(connection: sqlite3.Connection, queue: str, group: str, most: int, row: Row) -> None:
     """Store the job that aggregates a group, and make up to `most` jobs of it (-1: all) its batch."""
     batch = insert_one(connection, row)
     connection.execute(CLOSE_BATCH, {"queue": queue, "group": group, "most": most, "batch": batch})
 
 
-def follow_aggregates(connection: sqlite3.Connection, strays: Iterable[tuple[Any, ...]]) -> None:
-    """Let the members of closed groups be as the job is that aggregates them, from rows of `STRAY_BATCHES`.
+def has_strays(connection: sqlite3.Connection) -> bool:
+    """Return whether members of a closed group are not as the job is that aggregates them; a read alone."""
+    with _db.lenient(connection):
+        return connection.execute(STRAY_BATCHES).fetchone() is not None
+
+
+def follow_aggregates(connection: sqlite3.Connection) -> None:
+    """Let the members of closed groups be as the job is that aggregates them.
 
     Archived and cancelled with it, collected again with it, and an open group again once it is gone.
     """
+    with _db.lenient(connection):
+        strays = connection.execute(STRAY_BATCHES).fetchall()
     for batch, state, completed_at, error in strays:
         ended = state in _ENDED
         parameters = {

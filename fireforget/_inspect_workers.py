@@ -1,7 +1,5 @@
-"""Whether a worker that stands in the database lives, and what its children are at.
-
-The kernel tells the first, by the lock that its processes hold. The second stands on its board, of which a copy is read: whoever
-looks neither locks it nor writes to it, and what cannot be read is left open.
+"""What a worker's children are at. It stands on the worker's board, of which a copy is read: whoever looks neither locks it nor
+writes to it, and what cannot be read is left open. (Whether the worker lives is told by `_workers`.)
 """
 
 import os
@@ -11,17 +9,12 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from fireforget import _board_layout, _db, _sql, _sql_inspect
+from fireforget import _board_layout, _sql, _sql_inspect
 from fireforget._board_layout import SeenBoard, exit_word
 from fireforget._claimed import public_id
-from fireforget._claims import boot_id, has_process
 from fireforget._inspect_access import Connection, instant
 from fireforget._inspect_facts import ChildDeath, ChildInfo, ChildJob
-
-try:
-    import fcntl
-except ImportError:  # Windows: there is no worker there
-    fcntl = None  # type: ignore[assignment]
+from fireforget._workers import boot_id, lock_path
 
 _TOGETHER = (64, 8, 1)
 _LONGEST = 10.0**9  # seconds that anything has lasted; more was read in the middle of a change
@@ -30,37 +23,12 @@ Names = tuple[str, str, str]
 """The id, type and queue of a job."""
 
 
-def is_alive(database_path: str, lock_file: str, boot: str, pid: int) -> bool:
-    """Return whether any process of a worker lives.
-
-    The lock is tried for, shared, and let go at once: a worker that wants to take over in this very moment tries again soon. No
-    process may fork meanwhile, since the child would hold it for as long as it lives.
-    """
-    path = _path_of(database_path, lock_file)
-    with _db.gate:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:  # cleaned away, or another user's, or this is a copy of the database
-            return boot == boot_id() and has_process(pid)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
-    return False
-
-
-def _path_of(database_path: str, lock_file: str) -> str:
-    return os.path.join(os.path.dirname(database_path), os.path.basename(lock_file))
-
-
 def board_of(database_path: str, lock_file: str, boot: str) -> SeenBoard | None:
     """Return a worker's board as it is at this moment; None where it cannot be read, or is of an earlier start of the machine."""
     if boot != boot_id():
         return None
     with suppress(OSError):  # cleaned away, or another user's
-        descriptor = os.open(_path_of(database_path, lock_file), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(lock_path(database_path, lock_file), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             return _board_layout.read(descriptor)
         finally:

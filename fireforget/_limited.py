@@ -514,15 +514,12 @@ class LimitedLanes:
             return
         parameters = {"queue": lane.queue, "type": lane.type, "most": _MOST_KEYED, "reads": rule.template is not None}
         read, keys = 0, []
-        factory, connection.text_factory = connection.text_factory, _db.decode_leniently  # what is not UTF-8 is no JSON either
-        try:
+        with _db.lenient(connection):  # what is not UTF-8 is no JSON either
             for n, payload in connection.execute(WITHOUT_KEY, parameters):
                 keys.append({"n": n, "limit_key": rule.key_of_text(payload)})
                 read += len(payload or "")
                 if read > _MOST_KEYED_BYTES:
                     break
-        finally:
-            connection.text_factory = factory
         connection.executemany(SET_KEY, keys)
         if len(keys) == _MOST_KEYED or read > _MOST_KEYED_BYTES:
             self._again_at = -_NEVER

@@ -77,10 +77,11 @@ from fireforget._inspect_facts import (
 )
 from fireforget._inspect_find import MOST_READ, Filter, Finder
 from fireforget._inspect_ids import Ids
-from fireforget._inspect_workers import board_of, children_on, is_alive, last_death_on, names_of_running
+from fireforget._inspect_workers import board_of, children_on, last_death_on, names_of_running
 from fireforget._limits import QueueLimits
 from fireforget._rows import info_of
 from fireforget._schema import STATE_OF_NUMBER
+from fireforget._workers import is_alive
 from fireforget.clock import Seconds, to_datetime
 from fireforget.errors import InvalidOption, QueueNotEmpty, ScheduleInUse, UnknownQueue, UnknownSchedule
 from fireforget.queue_sqlite import SqliteQueue

@@ -12,6 +12,7 @@ transaction lets them follow. They are archived and cancelled with it, and an op
 from collections.abc import Callable
 from typing import Any
 
+from fireforget import _groups
 from fireforget._claims import Claims
 from fireforget.job import current_job
 from fireforget.queue_sqlite import Intake
@@ -48,7 +49,9 @@ class Groups:
     def look(self) -> None:
         """Read which groups there are and when the first of them is complete; a read alone."""
         if self._registry.has_aggregators:
-            self.next_at = _NOW if self._claims.has_strays() else min((at for at, *_ in self._open()), default=_NEVER)
+            self.next_at = (
+                _NOW if _groups.has_strays(self._claims.connection) else min((at for at, *_ in self._open()), default=_NEVER)
+            )
 
     def look_soon(self) -> None:
         """Have the next transaction look: a job that ends badly in it may be one that aggregates, and its members end with it."""
@@ -59,16 +62,17 @@ class Groups:
         """Close the groups that are complete by now, inside the open transaction."""
         if not self._registry.has_aggregators:
             return
-        self._claims.follow_aggregates()
+        _groups.follow_aggregates(self._claims.connection)
         for at, queue, group, pattern, most in self._open():
             if at <= now:
                 task = Task(AGGREGATE + pattern, {"group": group, "queue": queue}, queue=queue, timeout=AGGREGATE_SECONDS)
-                self._claims.close_batch(queue, group, most, self._queue._row(task, {}, now))
+                row = self._queue._row(task, {}, now)
+                _groups.close_batch(self._claims.connection, queue, group, most, row)
         self.look()
 
     def _open(self) -> list[tuple[float, str, str, str, int]]:
         found = []
-        for queue, group, size, oldest, newest in self._claims.open_groups():
+        for queue, group, size, oldest, newest in _groups.open_groups(self._claims.connection):
             if not (isinstance(queue, str) and isinstance(group, str)):  # not UTF-8: no queue or group that anybody could name
                 continue
             pattern = self._registry._aggregator_pattern(group)

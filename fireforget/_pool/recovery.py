@@ -5,11 +5,11 @@ While any process of it lives, its jobs are left alone.
 """
 
 import logging
-import os
 
 from fireforget import logs
-from fireforget._claims import Claims, WorkerRow, boot_id, has_process
+from fireforget._claims import Claims
 from fireforget._pool import board
+from fireforget._workers import WorkerRow, boot_id, lock_path, process_lives
 
 CHECK_SECONDS = 0.5
 """How often the locks of other workers are tried; only while there are others."""
@@ -20,7 +20,6 @@ class Recovery:
 
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
-        self._folder = os.path.dirname(claims.path)
         self._others: list[WorkerRow] = []
 
     @property
@@ -48,14 +47,13 @@ class Recovery:
             self._claims.take_over(number, frozenset(), counts=False)
 
     def _lock(self, row: WorkerRow) -> "board.DeadBoard | _NoBoard | None":
-        path = os.path.join(self._folder, os.path.basename(row.lock_file))
         try:
-            return board.lock_if_dead(path)
+            return board.lock_if_dead(lock_path(self._claims.path, row.lock_file))
         except PermissionError:
             return None  # another user's: it is not for us to say
         except FileNotFoundError:
             # Cleaned away, or this is a copy of the database. A process that still runs must be left in peace all the same.
-            return None if row.boot_id == boot_id() and has_process(row.pid) else _NoBoard()
+            return None if process_lives(row.boot_id, row.pid) else _NoBoard()
 
     def _take_over(self, row: WorkerRow, dead: "board.DeadBoard | _NoBoard") -> int:
         try:

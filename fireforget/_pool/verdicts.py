@@ -13,11 +13,12 @@ from typing import Any
 from fireforget import logs, metrics
 from fireforget._board_layout import exit_word
 from fireforget._claimed import CLAIM, DUE, MAX_RETRY, PAYLOAD, QUEUE, RETENTION, RETRY_COUNT, TIMEOUT, TYPE, N, Row, id_of
-from fireforget._claims import HOOK, Fence, Settlement
+from fireforget._claims import HOOK
 from fireforget._pool import hooks
 from fireforget._pool.board import Reason
 from fireforget._pool.config import DECISION_SECONDS
 from fireforget._pool.tally import Tally
+from fireforget._settling import Fence, Settlement
 from fireforget.clock import Clock
 from fireforget.errors import DEADLINE_PASSED, ChildDied, JobTimeout, StoreError
 from fireforget.registry import Registry

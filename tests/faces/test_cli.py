@@ -28,9 +28,10 @@ from fireforget import (
     testing,
     worker,
 )
-from fireforget._claims import Claims, Settlement
+from fireforget._claims import Claims
 from fireforget._history import Ended
 from fireforget._pool.board import Board
+from fireforget._settling import Settlement
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")

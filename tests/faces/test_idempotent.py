@@ -11,7 +11,7 @@ import pytest
 
 from fireforget import InvalidOption, RegistrationError, Registry, SkipRetry, SqliteQueue, StoreBusy, StoreError, Task, idempotent
 from fireforget import _keys as keys
-from fireforget._claims import boot_id
+from fireforget._workers import boot_id
 from fireforget.testing import ManualClock, RecordingEnqueuer, drain
 
 

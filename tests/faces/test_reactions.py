@@ -133,7 +133,8 @@ def test_a_hook_may_enqueue_and_middleware_does_not_see_it():
 
 def test_a_verdict_that_comes_too_late_calls_no_hook(queue, clock):
     """The job has another owner by then, who will tell what becomes of it."""
-    from fireforget._claims import Claims, Settlement
+    from fireforget._claims import Claims
+    from fireforget._settling import Settlement
 
     claims = Claims(queue._database, lambda kind: True, ["default"], clock)
     claims.register("w", "/tmp/w.lock", {"default": 1}, 1, 1)

@@ -18,8 +18,8 @@ FLOORS = {
     # Words: pure. A producer's process pays for nothing else before it opens a file, and everything may depend on them.
     0: "errors clock retry cron payload task enqueuer _shield _context _handler_limits _claimed",
     # The store: the only floor that knows SQL, so that a new schema is a change of these files.
-    1: "_schema _sql _sql_find _sql_change _sql_queues _sql_inspect _db _rows _inserting _group_commit queue_sqlite _claims "
-    "_dependencies _graphs _groups _effects _history _keys _limited _limits _schedules _backup _doctor",
+    1: "_schema _sql _sql_find _sql_change _sql_queues _sql_inspect _db _rows _inserting _group_commit queue_sqlite _workers "
+    "_settling _claims _dependencies _graphs _groups _effects _history _keys _limited _limits _schedules _backup _doctor",
     # The application's side: handlers and what producers call. Patterns depend on the Enqueuer protocol, never on the store.
     2: "job registry periodic middleware metrics logs patterns idempotency _daemons _submission_lanes _submission_calls "
     "_submission_logs _submissions inspector _inspect_access _inspect_change _inspect_facts _inspect_find _inspect_history "

@@ -35,10 +35,12 @@ from fireforget import (
     payload,
     testing,
 )
-from fireforget._claims import Claimed, Claims, Settlement
+from fireforget._claimed import Claimed
+from fireforget._claims import Claims
 from fireforget._pool import config, crew, groups, notice, recovery, supervisor
 from fireforget._pool.config import DEFAULT_QUEUES, Settings
 from fireforget._schema import STATE_OF_NUMBER, VERSION
+from fireforget._settling import Settlement
 from fireforget.metrics import METRICS
 from fireforget.testing import ManualClock
 from tests.project.test_docs import ROOT, code, fences, table, worker_flags

@@ -4,7 +4,8 @@ import pytest
 
 from fireforget import Inspector, Task, _sql
 from fireforget._claimed import Claimed
-from fireforget._claims import MOST_FORWARDED, Claims, Settlement
+from fireforget._claims import MOST_FORWARDED, Claims
+from fireforget._settling import Settlement
 from fireforget.errors import DuplicateTask, SchemaTooNew, StoreReplaced, UnknownJob
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from fireforget import Inspector, Registry, Task
 from fireforget._claimed import Claimed
-from fireforget._claims import Claims, Settlement
+from fireforget._claims import Claims
+from fireforget._settling import Settlement
 from fireforget.testing import drain
 
 

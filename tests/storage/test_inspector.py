@@ -25,9 +25,10 @@ from fireforget import (
     _sql_find,
 )
 from fireforget import inspector as module
-from fireforget._claims import Claims, Settlement
+from fireforget._claims import Claims
 from fireforget._history import Ended
 from fireforget._pool.board import Board
+from fireforget._settling import Settlement
 from fireforget.errors import DuplicateTask, InvalidOption, InvalidPayload, StoreBusy, UnknownJob
 
 ENDED = ("archived", "cancelled", "completed")

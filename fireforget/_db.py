@@ -88,13 +88,7 @@ class _ForkGate:
             self._users[me] = self._users.get(me, 0) + 1
 
     def __exit__(self, *_: object) -> None:
-        me = threading.get_ident()
-        with self._changed:
-            self._users[me] -= 1
-            if not self._users[me]:
-                del self._users[me]
-            if self._forking is not None:
-                self._changed.notify_all()
+        self.let_go()
         shield.__exit__()
 
     def hold(self) -> None:
@@ -106,7 +100,7 @@ class _ForkGate:
             self._users[threading.get_ident()] += 1
 
     def let_go(self) -> None:
-        """End what `hold` began."""
+        """End what `hold` began, or one block."""
         me = threading.get_ident()
         with self._changed:
             self._users[me] -= 1
@@ -676,6 +670,24 @@ def begun(database: Database, patience: float) -> Iterator[sqlite3.Connection]:
                 yield connection
                 return
         pause_for_lock()
+
+
+@contextmanager
+def changing(
+    database: Database, patience: float, then: Callable[[sqlite3.Connection], object] = lambda connection: None
+) -> Iterator[sqlite3.Connection]:
+    """Run a block in one write transaction, and `then` once it is committed; raises `StoreError`s.
+
+    After an error of the block, or of the commit, nothing of it happened.
+    """
+    with translated(database.path), begun(database, patience) as connection:
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            rollback(connection)
+            raise
+        then(connection)
 
 
 def rollback(connection: sqlite3.Connection) -> None:

@@ -2,15 +2,15 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
 from fireforget import _db, _dependencies
-from fireforget._rows import find_job, info_of, parse_generated
+from fireforget._rows import get_job, info_of, parse_generated
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import to_datetime
-from fireforget.errors import JobActive, StoreError, UnknownJob, WrongState
+from fireforget.errors import JobActive, StoreError, WrongState
 from fireforget.queue_sqlite import SqliteQueue
 from fireforget.task import State, TaskInfo
 
@@ -55,19 +55,14 @@ class Access:
                 with self._transaction() as connection:
                     more = _dependencies.spread(connection, self.now()).more
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def _transaction(self) -> AbstractContextManager[Connection]:
+        return _db.changing(self._database, self.patience, self._after_commit)
+
+    def _after_commit(self, connection: Connection) -> None:
         database = self._database
-        with _db.translated(database.path), _db.begun(database, self.patience) as connection:
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                _db.rollback(connection)
-                raise
-            database.check_identity()
-            if _db.wal_size(database.path) > _db.WORKER_WAL_BYTES:  # little at a time: it holds up writers
-                _db.checkpoint(connection, database.path)
+        database.check_identity()
+        if _db.wal_size(database.path) > _db.WORKER_WAL_BYTES:  # little at a time: it holds up writers
+            _db.checkpoint(connection, database.path)
 
     # --- one job --------------------------------------------------------------------------------------------------------
 
@@ -81,10 +76,7 @@ class Access:
 
     def find(self, connection: Connection, job_id: str) -> tuple[Any, ...]:
         """Return the row of a job; raises `UnknownJob`."""
-        row = find_job(connection, job_id, self.tag)
-        if row is None:
-            raise UnknownJob(job_id)
-        return row
+        return get_job(connection, job_id, self.tag)
 
     def find_in(
         self, connection: Connection, job_id: str, allowed: frozenset[State], remedies: Mapping[State, str]

@@ -127,11 +127,6 @@ def changing(database: _db.Database) -> Iterator[sqlite3.Connection]:
         with inside.changing() as connection:
             yield connection
         return
-    with _db.translated(database.path), _db.begun(database, DEFAULT_WAIT) as connection:
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            _db.rollback(connection)
-            raise
+    with _db.changing(database, DEFAULT_WAIT) as connection:
+        yield connection
     database.check_identity()

@@ -158,18 +158,12 @@ class Trimming:
         return [n for (n,) in connection.execute(ENDED_BEYOND, {**of, "most": most, "batch": MOST_TRIMMED})]
 
     def _delete(self, state: int, numbers: list[int]) -> int:
-        with _db.translated(self._own.path), _db.begun(self._own, _db.DEFAULT_PATIENCE) as connection:
-            try:
-                with _dependencies.noticing(connection, numbers):
-                    deleted: int = connection.executemany(_sql_change.remove(state), [{"n": n} for n in numbers]).rowcount
-                connection.executemany(_sql.DELETE_ATTEMPTS_OF_GONE, [(n,) for n in numbers])
-                connection.executemany(_sql.DELETE_STEPS_OF_GONE, [(n,) for n in numbers])
-                _dependencies.spread(connection, self._clock())
-                connection.execute("COMMIT")
-            except BaseException:
-                _db.rollback(connection)
-                raise
-            self._wal.after_commit(connection)
+        with _db.changing(self._own, _db.DEFAULT_PATIENCE, self._wal.after_commit) as connection:
+            with _dependencies.noticing(connection, numbers):
+                deleted: int = connection.executemany(_sql_change.remove(state), [{"n": n} for n in numbers]).rowcount
+            connection.executemany(_sql.DELETE_ATTEMPTS_OF_GONE, [(n,) for n in numbers])
+            connection.executemany(_sql.DELETE_STEPS_OF_GONE, [(n,) for n in numbers])
+            _dependencies.spread(connection, self._clock())
         return deleted
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from fireforget import payload as json_payload
 from fireforget._claimed import public_id
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import to_datetime
-from fireforget.errors import InvalidOption
+from fireforget.errors import InvalidOption, UnknownJob
 from fireforget.task import Progress, State, TaskInfo
 
 Row = dict[str, Any]
@@ -74,6 +74,14 @@ def find_job(connection: sqlite3.Connection, job_id: str, tag: str) -> tuple[Any
     else:
         cursor = connection.execute(_sql.JOB_BY_TASK_ID, {"task_id": job_id})
     row: tuple[Any, ...] | None = cursor.fetchone()
+    return row
+
+
+def get_job(connection: sqlite3.Connection, job_id: str, tag: str) -> tuple[Any, ...]:
+    """Return the row (`_sql.JOB_COLUMNS`) of the job with this id; raises `UnknownJob`."""
+    row = find_job(connection, job_id, tag)
+    if row is None:
+        raise UnknownJob(job_id)
     return row
 
 

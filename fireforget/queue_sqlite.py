@@ -28,7 +28,7 @@ from fireforget._context import with_passed_headers
 from fireforget._group_commit import GroupCommit
 from fireforget._groups import DELETE_MEMBERS, MEMBERS
 from fireforget._inserting import insert_all, insert_one
-from fireforget._rows import Row, fields_of_new, find_job, info_of, parse_generated, plain_cursor, tag_of, unique_key_of
+from fireforget._rows import Row, fields_of_new, find_job, get_job, info_of, parse_generated, plain_cursor, tag_of, unique_key_of
 from fireforget._schema import STATE_OF_NUMBER, migrate
 from fireforget.clock import Clock, Seconds, to_seconds
 from fireforget.errors import (
@@ -37,7 +37,6 @@ from fireforget.errors import (
     InvalidPayload,
     InvalidTask,
     TaskIDConflict,
-    UnknownJob,
 )
 from fireforget.task import (
     DEFAULT_MAX_RETRY,
@@ -398,9 +397,7 @@ class SqliteQueue(Intake):
     def get(self, job_id: str) -> TaskInfo:
         """Return a snapshot of one job; raises `UnknownJob` when none is stored under this id."""
         with self._database.use() as connection:
-            row = find_job(connection, job_id, self._tag)
-        if row is None:
-            raise UnknownJob(job_id)
+            row = get_job(connection, job_id, self._tag)
         return info_of(row, self._tag)
 
     def wait(self, job_id: str, timeout: Seconds | None = None) -> TaskInfo:
@@ -429,18 +426,13 @@ class SqliteQueue(Intake):
     def _enqueue_built(self, builder: str, schedule: str, task: Task) -> None:
         """Store the task of a tick for the job that has built its payload; once, however often that job runs."""
         row = self._row(task, {}, self._clock())
-        with _db.translated(self.path), _db.begun(self._database, DEFAULT_WAIT) as connection:
-            try:
-                found = find_job(connection, builder, self._tag)
-                if found is not None and info_of(found, self._tag).result is None:
-                    event = _schedules.enqueue_tick(connection, row, self._tag, row["enqueued_at"])
-                    result = json_payload.encode(event.job or event.outcome)
-                    connection.execute(_schedules.NOTE_ENQUEUED, {"n": found[0], "result": result})
-                    _schedules.note_built(connection, schedule, builder, event)
-                connection.execute("COMMIT")
-            except BaseException:
-                _db.rollback(connection)
-                raise
+        with _db.changing(self._database, DEFAULT_WAIT) as connection:
+            found = find_job(connection, builder, self._tag)
+            if found is not None and info_of(found, self._tag).result is None:
+                event = _schedules.enqueue_tick(connection, row, self._tag, row["enqueued_at"])
+                result = json_payload.encode(event.job or event.outcome)
+                connection.execute(_schedules.NOTE_ENQUEUED, {"n": found[0], "result": result})
+                _schedules.note_built(connection, schedule, builder, event)
 
     # --- the file -----------------------------------------------------------------------------------------------------
 

@@ -43,9 +43,9 @@ from fireforget._pool.runner import Host, Runner, flush_submissions
 from fireforget._pool.schedules import Schedules
 from fireforget._pool.verdicts import Verdicts
 from fireforget._rows import Row as NewRow
-from fireforget._rows import find_job, info_of, tag_of
+from fireforget._rows import find_job, get_job, info_of, tag_of
 from fireforget.clock import Clock, Seconds, to_datetime, to_seconds, to_unix
-from fireforget.errors import FireforgetError, InvalidOption, InvalidPayload, QueueClosed, UnknownJob
+from fireforget.errors import FireforgetError, InvalidOption, InvalidPayload, QueueClosed
 from fireforget.job import Job
 from fireforget.metrics import Samples
 from fireforget.middleware import Handler, describe, is_failure, samples
@@ -234,9 +234,7 @@ class RecordingEnqueuer(Intake):
     def get(self, job_id: str) -> TaskInfo:
         """Return a job as it is by now, after a `drain` say; raises `UnknownJob` when it is not stored (any more)."""
         with self._database.use() as connection:
-            row = find_job(connection, job_id, self._tag)
-        if row is None:
-            raise UnknownJob(job_id)
+            row = get_job(connection, job_id, self._tag)
         return info_of(row, self._tag)
 
     def close(self) -> None:

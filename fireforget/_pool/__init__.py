@@ -13,6 +13,6 @@ where, as pure functions; `child` is the process that runs handlers, `runner` wh
 tells of their ends; `enforcer` interrupts and kills what runs too long; `crew` is the children as the supervisor sees them;
 `verdicts` what became of their jobs; `notice` tells that the database changed; `recovery` takes over from dead workers;
 `groups` and `schedules` store what is due; `ring` and `tally` carry results and counts; `hooks` calls the application's;
-`bookkeeper` writes the metrics file, `trimmer` trims queues to their limits; `supervisor` is the loop; `control` the `Worker`
-that people see, and `handover` the relay's.
+`bookkeeper` writes the metrics file, `trimmer` trims queues to their limits, each on a thread `aside`; `supervisor` is the
+loop; `control` the `Worker` that people see, and `handover` the relay's.
 """

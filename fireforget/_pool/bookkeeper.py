@@ -5,22 +5,23 @@ happened, so an idle worker writes nothing and costs nothing.
 """
 
 import logging
-import threading
 from collections.abc import Callable
 
 from fireforget import _db, _sql_queues, logs, metrics
+from fireforget._pool.aside import Aside
 from fireforget._pool.config import Settings
 from fireforget._schema import STATE_OF_NUMBER
 from fireforget.clock import Clock
 from fireforget.errors import StoreError
 
 
-class Bookkeeper:
+class Bookkeeper(Aside):
     """Keeps a worker's metrics file up to date."""
 
     def __init__(
         self, settings: Settings, database: _db.Database, samples: metrics.Samples, children: Callable[[], int], clock: Clock
     ) -> None:
+        super().__init__("fireforget-metrics")
         assert settings.metrics_file is not None
         self._path = settings.metrics_file
         self._interval = settings.metrics_interval
@@ -29,26 +30,16 @@ class Bookkeeper:
         self._samples = samples
         self._children = children
         self._clock = clock
-        self._changed = threading.Event()
-        self._stopping = threading.Event()
         self._written = ""
-        self._thread = threading.Thread(target=self._run, name="fireforget-metrics", daemon=True)
 
     def start(self) -> None:
         """Write the file for the first time, and start the thread."""
         self.write()
-        self._thread.start()
-
-    def something_happened(self) -> None:
-        """Say that values may have changed; cheap, and safe between threads."""
-        if not self._changed.is_set():
-            self._changed.set()
+        super().start()
 
     def stop(self) -> None:
         """End the thread, and write the file for the last time."""
-        self._stopping.set()
-        self._changed.set()
-        self._thread.join()
+        super().stop()
         self.write()
         self._database.close_thread()
 

@@ -5,10 +5,10 @@ between, so an idle worker writes nothing.
 """
 
 import logging
-import threading
 
 from fireforget import _db, logs, metrics
 from fireforget._limits import Trimming
+from fireforget._pool.aside import Aside
 from fireforget.clock import Clock
 from fireforget.errors import StoreError
 
@@ -20,31 +20,18 @@ _TROUBLE_SECONDS = 10.0
 _LONGEST_SLEEP = 3600.0  # a wall clock may be set
 
 
-class Trimmer:
+class Trimmer(Aside):
     """Keeps the queues of a database within their limits."""
 
     def __init__(self, database: _db.Database, samples: metrics.Samples, clock: Clock) -> None:
+        super().__init__("fireforget-trimmer")
         self._trimming = Trimming(database, clock)
         self._samples = samples
         self._clock = clock
-        self._changed = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="fireforget-trimmer", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def something_happened(self) -> None:
-        """Say that jobs may have ended, or limits have changed; cheap, and safe between threads."""
-        if not self._changed.is_set():
-            self._changed.set()
 
     def stop(self) -> None:
         """End the thread; what is left to trim, the next worker will."""
-        self._stopping.set()
-        self._changed.set()
-        self._thread.join()
+        super().stop()
         self._trimming.close()
 
     def _run(self) -> None:

@@ -237,6 +237,16 @@ def confirm(question: str, arguments: argparse.Namespace) -> None:
         raise Refused("nothing was changed")
 
 
+def report_changes(arguments: argparse.Namespace, what: str, changed: dict[str, bool], done: str, not_done: str) -> int:
+    """Print of each name whether a command has changed anything; return the exit code."""
+    if wants_json(arguments):
+        output.print_json([{what: name, "changed": was} for name, was in changed.items()])
+    else:
+        for name, was in changed.items():
+            print(f"{output.printable(name)}: {done if was else not_done}")
+    return 0
+
+
 def did_you_mean_id(inspector: Inspector, job_id: str) -> str:
     """Return a hint with the stored id that is nearest to a mistyped one; "" when none is near."""
     candidates: Sequence[str] = inspector.similar_ids(job_id)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fireforget import _cli_output as output
-from fireforget._cli_common import Refused, add_command, add_group, confirm, database_of, opened, wants_json
+from fireforget._cli_common import Refused, add_command, add_group, confirm, database_of, opened, report_changes, wants_json
 from fireforget._cli_parser import a_count, suggestion
 from fireforget.inspector import Inspector, ScheduleEvent, ScheduleInfo
 
@@ -108,12 +108,7 @@ def _change(arguments: argparse.Namespace, how: Callable[[Inspector, str], bool]
     with opened(arguments) as (_, inspector):
         _check(inspector, arguments.names)
         changed = {name: how(inspector, name) for name in arguments.names}
-    if wants_json(arguments):
-        output.print_json([{"schedule": name, "changed": was} for name, was in changed.items()])
-    else:
-        for name, was in changed.items():
-            print(f"{output.printable(name)}: {done if was else not_done}")
-    return 0
+    return report_changes(arguments, "schedule", changed, done, not_done)
 
 
 def _delete(arguments: argparse.Namespace) -> int:

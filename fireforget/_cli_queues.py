@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -16,6 +16,7 @@ from fireforget._cli_common import (
     confirm,
     database_of,
     opened,
+    report_changes,
     wants_json,
 )
 from fireforget._cli_parser import a_count, a_duration
@@ -255,28 +256,19 @@ def _stats_of(inspector: Inspector, name: str) -> QueueStats:
 
 
 def _pause(arguments: argparse.Namespace) -> int:
-    with opened(arguments) as (_, inspector):
-        for name in arguments.names:
-            check_queue(inspector, name)
-        changed = {name: inspector.pause_queue(name) for name in dict.fromkeys(arguments.names)}
-    return _report(arguments, changed, "paused", "was paused already")
+    return _change(arguments, Inspector.pause_queue, "paused", "was paused already")
 
 
 def _resume(arguments: argparse.Namespace) -> int:
+    return _change(arguments, Inspector.resume_queue, "resumed", "was not paused")
+
+
+def _change(arguments: argparse.Namespace, how: Callable[[Inspector, str], bool], done: str, not_done: str) -> int:
     with opened(arguments) as (_, inspector):
         for name in arguments.names:
             check_queue(inspector, name)
-        changed = {name: inspector.resume_queue(name) for name in dict.fromkeys(arguments.names)}
-    return _report(arguments, changed, "resumed", "was not paused")
-
-
-def _report(arguments: argparse.Namespace, changed: dict[str, bool], done: str, not_done: str) -> int:
-    if wants_json(arguments):
-        output.print_json([{"queue": name, "changed": was} for name, was in changed.items()])
-    else:
-        for name, was in changed.items():
-            print(f"{output.printable(name)}: {done if was else not_done}")
-    return 0
+        changed = {name: how(inspector, name) for name in dict.fromkeys(arguments.names)}
+    return report_changes(arguments, "queue", changed, done, not_done)
 
 
 def _limits(arguments: argparse.Namespace) -> int:

@@ -73,7 +73,8 @@ def _print(arguments: argparse.Namespace) -> int:
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
     """Return the script for a shell, "bash" or "zsh"."""
-    return _FRONTS[shell].replace("@TABLES@", _tables(list(_walk(parser, ""))))
+    script = _FRONTS[shell].replace("@TAKE_WORD@", _TAKE_WORD).replace("@KIND@", _KIND)
+    return script.replace("@TABLES@", _tables(list(_walk(parser, ""))))
 
 
 def _walk(parser: argparse.ArgumentParser, path: str) -> Iterator[_Entry]:
@@ -145,10 +146,35 @@ def _function(name: str, cases: Iterable[tuple[str, str]]) -> str:
 
 # --- the fronts -------------------------------------------------------------------------------------------------------
 
+_TAKE_WORD = r"""        if [[ -n $kind ]]; then
+            [[ $flag == --db ]] && db=(--db "$word")
+            kind=""
+        elif [[ $word == --*=* ]]; then
+            [[ $word == --db=* ]] && db=(--db "${word#*=}")
+        elif [[ $word == -* ]]; then
+            flag="$word"
+            kind="$(__fireforget_takes "$path_so_far $word")"
+        elif [[ -n "$(__fireforget_is_command "$path_so_far $word")" ]]; then
+            path_so_far="$path_so_far $word"
+        fi"""
+"""What both shells do with a word that stands before the one to complete."""
+
+_KIND = r"""    if [[ -z $kind && $current == --*=* ]]; then
+        kind="$(__fireforget_takes "$path_so_far ${current%%=*}")"
+        current="${current#*=}"
+    elif [[ -z $kind && $current == -* ]]; then
+        kind=flags
+    elif [[ -z $kind && -n "$(__fireforget_commands "$path_so_far")" ]]; then
+        kind=commands
+    elif [[ -z $kind ]]; then
+        kind="$(__fireforget_place "$path_so_far")"
+    fi"""
+"""How both find out what the word to complete is, where the flag before it has not said so."""
+
 _BASH = r"""# bash completion for fireforget; made by: fireforget completion bash
 @TABLES@
 _fireforget() {
-    local current="" path="" kind="" flag="" word line broken candidate i
+    local current="" path_so_far="" kind="" flag="" word line broken candidate i
     local -a words db=() found=()
     COMPREPLY=()
     read -ra words <<< "${COMP_LINE:0:COMP_POINT}"
@@ -157,35 +183,16 @@ _fireforget() {
         unset "words[${#words[@]}-1]"
     fi
     for word in "${words[@]:1}"; do
-        if [[ -n $kind ]]; then
-            [[ $flag == --db ]] && db=(--db "$word")
-            kind=""
-        elif [[ $word == --*=* ]]; then
-            [[ $word == --db=* ]] && db=(--db "${word#*=}")
-        elif [[ $word == -* ]]; then
-            flag="$word"
-            kind="$(__fireforget_takes "$path $word")"
-        elif [[ -n "$(__fireforget_is_command "$path $word")" ]]; then
-            path="$path $word"
-        fi
+@TAKE_WORD@
     done
-    if [[ -z $kind && $current == --*=* ]]; then
-        kind="$(__fireforget_takes "$path ${current%%=*}")"
-        current="${current#*=}"
-    elif [[ -z $kind && $current == -* ]]; then
-        kind=flags
-    elif [[ -z $kind && -n "$(__fireforget_commands "$path")" ]]; then
-        kind=commands
-    elif [[ -z $kind ]]; then
-        kind="$(__fireforget_place "$path")"
-    fi
+@KIND@
     case "$kind" in
         "" | nothing) return ;;
         files) compopt -o filenames 2> /dev/null; candidate="$(compgen -f -- "$current")" ;;
         folders) compopt -o filenames 2> /dev/null; candidate="$(compgen -d -- "$current")" ;;
         queues | schedules | ids) candidate="$("${words[0]}" completion "$kind" "$current" "${db[@]}" 2> /dev/null)" ;;
-        commands) candidate="$(__fireforget_commands "$path")" ;;
-        flags) candidate="$(__fireforget_flags "$path")" ;;
+        commands) candidate="$(__fireforget_commands "$path_so_far")" ;;
+        flags) candidate="$(__fireforget_flags "$path_so_far")" ;;
         states) candidate="$(__fireforget_words states)" ;;
         *) candidate="${kind// /$'\n'}" ;;
     esac
@@ -205,29 +212,10 @@ _fireforget() {
     local -a db lines described
     for ((i = 2; i < CURRENT; i++)); do
         word="${words[i]}"
-        if [[ -n $kind ]]; then
-            [[ $flag == --db ]] && db=(--db "$word")
-            kind=""
-        elif [[ $word == --*=* ]]; then
-            [[ $word == --db=* ]] && db=(--db "${word#*=}")
-        elif [[ $word == -* ]]; then
-            flag="$word"
-            kind="$(__fireforget_takes "$path_so_far $word")"
-        elif [[ -n "$(__fireforget_is_command "$path_so_far $word")" ]]; then
-            path_so_far="$path_so_far $word"
-        fi
+@TAKE_WORD@
     done
-    if [[ -z $kind && $current == --*=* ]]; then
-        kind="$(__fireforget_takes "$path_so_far ${current%%=*}")"
-        compset -P '*='
-        current="${current#*=}"
-    elif [[ -z $kind && $current == -* ]]; then
-        kind=flags
-    elif [[ -z $kind && -n "$(__fireforget_commands "$path_so_far")" ]]; then
-        kind=commands
-    elif [[ -z $kind ]]; then
-        kind="$(__fireforget_place "$path_so_far")"
-    fi
+    [[ -z $kind && $current == --*=* ]] && compset -P '*='
+@KIND@
     case "$kind" in
         "" | nothing) return 1 ;;
         files) _files; return ;;

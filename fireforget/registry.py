@@ -71,6 +71,12 @@ class Reactions(NamedTuple):
             raise InvalidOption("pass_headers", pass_headers, "give True, False, or a list of the headers' names")
         return cls(is_failure, on_failure, on_archived, frozenset(names))
 
+    def or_those_of(self, registry: "Reactions") -> "Reactions":
+        """Return a handler's, with the registry's for what was not given; the registry's hooks are called besides its own."""
+        is_failure = registry.is_failure if self.is_failure is None else self.is_failure
+        pass_headers = registry.pass_headers if self.pass_headers is None else self.pass_headers
+        return self._replace(is_failure=is_failure, pass_headers=pass_headers)
+
 
 class Definition(Generic[P, R]):
     """A registered handler: call it to run the plain function, or make tasks for it with `task`."""
@@ -314,19 +320,10 @@ class Registry:
         Raises `RegistrationError` for a blank or taken type, what cannot be called, and an `async` handler that would be
         transactional; `UnknownOption` and `InvalidOption`.
         """
-        if callable(type):
-            name = getattr(type, "__name__", "name")
-            raise RegistrationError(f"{type!r} is a function, not a task type: write @registry.task({name!r}) above it")
-        if not isinstance(type, str) or not type.strip():
-            raise RegistrationError(f"the task type {type!r} cannot be registered: give text such as 'email:send'")
-        type = check_type(type)
+        type = _check_pattern(type)
         checked = check_options(options, HANDLER_OPTIONS)
         check_retry_delay(retry_delay)
-        reactions = Reactions.checked(is_failure, on_failure, on_archived, pass_headers)
-        if reactions.is_failure is None:
-            reactions = reactions._replace(is_failure=self._reactions.is_failure)
-        if reactions.pass_headers is None:
-            reactions = reactions._replace(pass_headers=self._reactions.pass_headers)
+        reactions = Reactions.checked(is_failure, on_failure, on_archived, pass_headers).or_those_of(self._reactions)
         limit = _transaction_limit(transactional, transaction_timeout)
         limited = check_concurrency(concurrency), parse_rate(rate), concurrency_key
 
@@ -341,13 +338,16 @@ class Registry:
                     f"{type!r} cannot be transactional as it is async: its transaction would stay open, and keep everybody else "
                     "from writing, while it awaits; make it a plain function"
                 )
-            definition = Definition(type, function, checked, retry_delay, reactions, limit, limited)
-            self._definitions[type] = definition
-            if type.endswith(":"):
-                self._prefixes = sorted([*self._prefixes, type], key=len, reverse=True)
-            return definition
+            return self._add(Definition(type, function, checked, retry_delay, reactions, limit, limited))
 
         return register
+
+    def _add(self, definition: Definition[P, R]) -> Definition[P, R]:
+        type = definition.pattern
+        self._definitions[type] = definition
+        if type.endswith(":"):
+            self._prefixes = sorted([*self._prefixes, type], key=len, reverse=True)
+        return definition
 
     def subscribe(self, event: str, *, name: str | None = None, **options: Any) -> Callable[[Callable[P, R]], Definition[P, R]]:
         """Register the decorated function as a handler of an event, which `fan_out` gives a task of its own.
@@ -545,6 +545,16 @@ class Registry:
 
     def __repr__(self) -> str:
         return f"<Registry of {', '.join(self._definitions) or 'no handlers'}>"
+
+
+def _check_pattern(type: object) -> str:
+    """Return the type that a handler is for; raises `RegistrationError` unless it is one, or the beginning of some."""
+    if callable(type):
+        name = getattr(type, "__name__", "name")
+        raise RegistrationError(f"{type!r} is a function, not a task type: write @registry.task({name!r}) above it")
+    if not isinstance(type, str) or not type.strip():
+        raise RegistrationError(f"the task type {type!r} cannot be registered: give text such as 'email:send'")
+    return check_type(type)
 
 
 def _transaction_limit(transactional: object, timeout: Seconds | None) -> float | None:

@@ -22,10 +22,12 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
 
 from fireforget import _db, logs, metrics
 from fireforget._claimed import Row
 from fireforget._claims import HOOK, Claims
+from fireforget._dependencies import Spread
 from fireforget._pool import hooks
 from fireforget._pool.board import Board
 from fireforget._pool.bookkeeper import Bookkeeper
@@ -58,6 +60,38 @@ _LANES_SHARE, _LONGEST_LANES_SECONDS = 20, 0.05  # reading the queues takes a wo
 _LONGEST_PAUSE = 3600.0  # poll takes milliseconds in 32 bits
 _LOOK_AT_CLOCK = 1.0  # what is due is due by wall time, which jumps and goes on in a suspend; looking takes some microseconds
 _NEVER = float("inf")
+_NOTHING_TOLD = Spread(0, False)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One transaction of the loop: what it is to do, and then what came of it."""
+
+    now: float
+    """Unix seconds."""
+    began: float
+    """Monotonic seconds."""
+    looks: bool
+    """Whether all was read that a look is for; `lanes` are what is pending by it."""
+    lanes: dict[str, list[str]]
+    rooms: dict[int, int]
+    wanted: int
+    """Jobs that the children have room for."""
+    settles: bool
+    due: bool
+    expired: bool
+    complete: bool
+    """Whether groups or ticks are to be enqueued."""
+    tells: bool
+    """Whether the history is to be told of runs."""
+
+    late: int = 0
+    """Results that came too late."""
+    told: Spread = _NOTHING_TOLD
+    rows: list[Row] = field(default_factory=list)
+    """The jobs that were claimed."""
+    next_due: float = _NEVER
+    next_expiry: float = _NEVER
 
 
 class Supervisor:
@@ -311,7 +345,23 @@ class Supervisor:
 
     def _transact(self) -> None:
         """Settle, make due jobs pending and claim, in one transaction; none when there is nothing to write."""
-        claims, settlement, rooms = self._claims, self._verdicts.settlement, self._rooms()
+        turn = self._plan_turn()
+        if turn is None:
+            self._look_now = False
+            self._end_burst()
+            return
+        with self._giving_way(), self._claims.transaction():
+            self._write(turn)
+        self._note_committed(turn)
+        self._crew.hand_out(turn.rows, turn.rooms, self._claims.limited.start_by)
+        self._look_now = self._wants_another(turn)
+        self._trouble_logged_at = -_NEVER
+        self._claims.check_identity()
+        self._claims.keep_wal_small()
+
+    def _plan_turn(self) -> "_Turn | None":
+        """Decide what the next transaction is to do; None: there is nothing to write."""
+        settlement, rooms = self._verdicts.settlement, self._rooms()
         # A turn that settles reads inside its transaction what is pending. The rest of what a look is for can wait a little.
         began = time.monotonic()
         looks = self._look_now and not (settlement and began < self._looked_at + _LOOK_SECONDS)
@@ -322,58 +372,56 @@ class Supervisor:
         if settlement.archived or settlement.cancelled:
             self._groups.look_soon()
         complete = self._claims_now() and min(self._groups.next_at, self._schedules.next_at) <= now
-        tally = self._verdicts.tally
-        tells = tally.due_at <= time.monotonic()
+        tells = self._verdicts.tally.due_at <= time.monotonic()
         if not (settlement or due or expired or complete or tells or self._has_news or (rooms and lanes)):
-            self._look_now = False
-            self._end_burst()
-            return
-        wanted, settled = sum(rooms.values()), bool(settlement)
-        with self._giving_way(), claims.transaction():
-            claims.check_schema()
-            claims.begin_claiming()
-            late = claims.settle(settlement) if settlement else 0
-            if tells:
-                claims.add_to_history(tally.rows())
-            told = claims.spread()
-            if due:
-                claims.forward_due()
-            if expired:
-                claims.remove_expired()
-            if complete:
-                self._groups.close_complete(now)
-                self._schedules.enqueue_due(now)
-            if wanted and (due or settlement or complete or told.unblocked):  # what was seen before may be more by now
-                lanes = self._current_lanes(anew=bool(due or complete or told.unblocked))
-            rows = self._claim(lanes, wanted)
-            next_due = claims.next_due() if due else self._next_due
-            next_expiry = claims.next_expiry() if expired else self._next_expiry
-        self._next_due = min(next_due, self._verdicts.next_due)
-        self._next_expiry = min(next_expiry, self._verdicts.next_expiry)
-        self._verdicts.committed()
-        if tells:
-            tally.committed()
-        if late:
-            self._samples.count("fireforget_results_discarded_total", (), late)
-        self._crew.hand_out(rows, rooms, claims.limited.start_by)
-        self._has_news = told.more
-        put_off = self._look_now and not looks
-        self._look_now = (
-            put_off
-            or told.unblocked > 0
-            or self._settings.burst
-            or self._more_may_be_pending(wanted, len(rows), fresh=looks or self._filled_at >= began, settled=settled)
-        )
-        self._trouble_logged_at = -_NEVER
-        claims.check_identity()
-        claims.keep_wal_small()
+            return None
+        wanted = sum(rooms.values())
+        return _Turn(now, began, looks, lanes, rooms, wanted, bool(settlement), due, expired, complete, tells)
 
-    def _more_may_be_pending(self, wanted: int, claimed: int, *, fresh: bool, settled: bool) -> bool:
-        """Return whether there may be jobs to claim still after `claimed` of `wanted`; `fresh`: the queues had just been read."""
-        if claimed >= wanted:
-            return wanted > 0
+    def _write(self, turn: "_Turn") -> None:
+        """Do what was planned, inside the open transaction."""
+        claims = self._claims
+        claims.check_schema()
+        claims.begin_claiming()
+        if turn.settles:
+            turn.late = claims.settle(self._verdicts.settlement)
+        if turn.tells:
+            claims.add_to_history(self._verdicts.tally.rows())
+        turn.told = told = claims.spread()
+        if turn.due:
+            claims.forward_due()
+        if turn.expired:
+            claims.remove_expired()
+        if turn.complete:
+            self._groups.close_complete(turn.now)
+            self._schedules.enqueue_due(turn.now)
+        lanes, anew = turn.lanes, bool(turn.due or turn.complete or told.unblocked)
+        if turn.wanted and (anew or turn.settles):  # what was seen before may be more by now
+            lanes = self._current_lanes(anew=anew)
+        turn.rows = self._claim(lanes, turn.wanted)
+        turn.next_due = claims.next_due() if turn.due else self._next_due
+        turn.next_expiry = claims.next_expiry() if turn.expired else self._next_expiry
+
+    def _note_committed(self, turn: "_Turn") -> None:
+        """Take over what holds from the commit on."""
+        self._next_due = min(turn.next_due, self._verdicts.next_due)
+        self._next_expiry = min(turn.next_expiry, self._verdicts.next_expiry)
+        self._verdicts.committed()
+        if turn.tells:
+            self._verdicts.tally.committed()
+        if turn.late:
+            self._samples.count("fireforget_results_discarded_total", (), turn.late)
+        self._has_news = turn.told.more
+
+    def _wants_another(self, turn: "_Turn") -> bool:
+        """Return whether to look again at once: something was put off, or there may be jobs to claim still."""
+        if (self._look_now and not turn.looks) or turn.told.unblocked > 0 or self._settings.burst:
+            return True
+        if len(turn.rows) >= turn.wanted:
+            return turn.wanted > 0
         # A job that ended may have made room for another one of its key, where the look before saw none.
-        made_room = settled and bool(self._claims.limited.known)
+        made_room = turn.settles and bool(self._claims.limited.known)
+        fresh = turn.looks or self._filled_at >= turn.began
         return self._claims.claimed_enough or not fresh or made_room
 
     def _rooms(self) -> dict[int, int]:

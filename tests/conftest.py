@@ -12,6 +12,9 @@ from time import monotonic
 import pytest
 
 from fireforget import SqliteQueue
+from tests.side_by_side import pytest_addoption, pytest_collection_modifyitems, pytest_runtestloop
+
+__all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_runtestloop"]  # hooks, which pytest finds here
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,0 +1,150 @@
+"""Two options for pytest: `--jobs N` runs the tests in N processes, `--shuffle SEED` runs them in another order.
+
+Most tests wait for programs, so two processes on two cores take little more than half the time of one. A process takes the next
+module of tests when it is done with one, since fixtures belong to modules, and tells what became of each test::
+
+    pytest ─ collects ─ forks ─► takes a module ─► runs its tests ─► takes the next
+      │                                                │
+      └── counts and shows them ◄── their reports ◄────┘
+"""
+
+import json
+import os
+import random
+import selectors
+import signal
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import groupby
+from typing import Any
+
+import pytest
+
+_MODULE = struct.Struct("<H")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("side by side")
+    group.addoption("--jobs", type=int, default=1, metavar="N", help="run modules of tests in N processes (default: 1, this one)")
+    group.addoption("--shuffle", type=int, metavar="SEED", help="shuffle the modules, and the tests in each")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    seed = config.getoption("--shuffle")
+    if seed is None:
+        return
+    modules = [list(tests) for _, tests in groupby(items, key=lambda item: item.path)]
+    order = random.Random(seed)
+    order.shuffle(modules)
+    for tests in modules:
+        order.shuffle(tests)
+    items[:] = [item for tests in modules for item in tests]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    option = session.config.option
+    if option.jobs < 2 or option.collectonly or option.usepdb or session.testsfailed:
+        return None
+    _Crew(session).run(option.jobs)
+    return True
+
+
+class _Crew:
+    """The processes that run the tests of a session."""
+
+    def __init__(self, session: pytest.Session) -> None:
+        self._session = session
+        self._modules = [list(tests) for _, tests in groupby(session.items, key=lambda item: item.path)]
+        self._told = selectors.DefaultSelector()
+        session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined] # one for all, which pytest tidies up
+
+    def run(self, jobs: int) -> None:
+        self._to_do, give = os.pipe()  # whoever reads a number has that module: a pipe hands each out once
+        os.write(give, b"".join(map(_MODULE.pack, range(len(self._modules)))))
+        os.close(give)
+        processes = [self._fork() for _ in range(jobs)]
+        os.close(self._to_do)
+        try:
+            for report in self._reports():
+                self._session.config.hook.pytest_runtest_logreport(report=report)
+                if self._session.shouldfail:
+                    raise self._session.Failed(self._session.shouldfail)
+                if self._session.shouldstop:
+                    raise self._session.Interrupted(self._session.shouldstop)
+        finally:
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+
+    def _fork(self) -> int:
+        told, tell = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which pytest has none of here
+            process = os.fork()
+        if process == 0:
+            os.close(told)
+            try:
+                self._serve(tell)
+            finally:
+                os._exit(0)
+        os.close(tell)
+        self._told.register(told, selectors.EVENT_READ, bytearray())
+        return process
+
+    def _reports(self) -> Iterator[pytest.TestReport]:
+        """Yield the reports of all processes until each has said that it is done."""
+        hook = self._session.config.hook
+        while self._told.get_map():
+            for key, _ in self._told.select():
+                data = os.read(key.fd, 1 << 20)
+                *lines, rest = (key.data + data).split(b"\n")
+                key.data[:] = rest
+                for line in lines:
+                    told = json.loads(line)
+                    if told is None:
+                        self._told.unregister(key.fd)
+                        os.close(key.fd)
+                    else:
+                        yield hook.pytest_report_from_serializable(config=self._session.config, data=told)
+                if not data:
+                    raise self._session.Failed("a process that runs tests has died")
+
+    # --- in a process of its own --------------------------------------------------------------------------------------
+
+    def _serve(self, tell: int) -> None:
+        config = self._session.config
+        config.pluginmanager.unregister(name="terminalreporter")
+        capture: Any = config.pluginmanager.getplugin("capturemanager")
+        capture.stop_global_capturing()  # its files are those of the process that has forked this one
+        capture.start_global_capturing()
+        config.pluginmanager.register(_Teller(config, tell))
+        item = None
+        for following in self._items():
+            if item is not None:
+                config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            item = following
+        if item is not None:
+            config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        os.write(tell, b"null\n")
+
+    def _items(self) -> Iterator[pytest.Item]:
+        while number := os.read(self._to_do, _MODULE.size):
+            yield from self._modules[_MODULE.unpack(number)[0]]
+
+
+class _Teller:
+    """Passes on what became of each test."""
+
+    def __init__(self, config: pytest.Config, tell: int) -> None:
+        self._config = config
+        self._tell = tell
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
+        line = json.dumps(data).encode() + b"\n"
+        while line:
+            line = line[os.write(self._tell, line) :]

@@ -8,16 +8,16 @@ module of tests when it is done with one, since fixtures belong to modules, and 
       └── counts and shows them ◄── their reports ◄────┘
 """
 
-import json
 import os
 import random
-import selectors
 import signal
 import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import groupby
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import pytest
@@ -58,7 +58,7 @@ class _Crew:
     def __init__(self, session: pytest.Session) -> None:
         self._session = session
         self._modules = [list(tests) for _, tests in groupby(session.items, key=lambda item: item.path)]
-        self._told = selectors.DefaultSelector()
+        self._told: list[Connection] = []
         session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined] # one for all, which pytest tidies up
 
     def run(self, jobs: int) -> None:
@@ -81,41 +81,39 @@ class _Crew:
                 os.waitpid(process, 0)
 
     def _fork(self) -> int:
-        told, tell = os.pipe()
+        told, tell = Pipe(duplex=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which pytest has none of here
             process = os.fork()
         if process == 0:
-            os.close(told)
             try:
+                told.close()
                 self._serve(tell)
             finally:
                 os._exit(0)
-        os.close(tell)
-        self._told.register(told, selectors.EVENT_READ, bytearray())
+        tell.close()
+        self._told.append(told)
         return process
 
     def _reports(self) -> Iterator[pytest.TestReport]:
         """Yield the reports of all processes until each has said that it is done."""
-        hook = self._session.config.hook
-        while self._told.get_map():
-            for key, _ in self._told.select():
-                data = os.read(key.fd, 1 << 20)
-                *lines, rest = (key.data + data).split(b"\n")
-                key.data[:] = rest
-                for line in lines:
-                    told = json.loads(line)
-                    if told is None:
-                        self._told.unregister(key.fd)
-                        os.close(key.fd)
-                    else:
-                        yield hook.pytest_report_from_serializable(config=self._session.config, data=told)
-                if not data:
-                    raise self._session.Failed("a process that runs tests has died")
+        config = self._session.config
+        while self._told:
+            for told in wait(self._told):
+                assert isinstance(told, Connection)
+                try:
+                    data = told.recv()
+                except EOFError:
+                    raise self._session.Failed("a process that runs tests has died") from None
+                if data is not None:
+                    yield config.hook.pytest_report_from_serializable(config=config, data=data)
+                    continue
+                self._told.remove(told)
+                told.close()
 
     # --- in a process of its own --------------------------------------------------------------------------------------
 
-    def _serve(self, tell: int) -> None:
+    def _serve(self, tell: Connection) -> None:
         config = self._session.config
         config.pluginmanager.unregister(name="terminalreporter")
         capture: Any = config.pluginmanager.getplugin("capturemanager")
@@ -129,7 +127,7 @@ class _Crew:
             item = following
         if item is not None:
             config.hook.pytest_runtest_protocol(item=item, nextitem=None)
-        os.write(tell, b"null\n")
+        tell.send(None)
 
     def _items(self) -> Iterator[pytest.Item]:
         while number := os.read(self._to_do, _MODULE.size):
@@ -139,12 +137,9 @@ class _Crew:
 class _Teller:
     """Passes on what became of each test."""
 
-    def __init__(self, config: pytest.Config, tell: int) -> None:
+    def __init__(self, config: pytest.Config, tell: Connection) -> None:
         self._config = config
         self._tell = tell
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
-        line = json.dumps(data).encode() + b"\n"
-        while line:
-            line = line[os.write(self._tell, line) :]
+        self._tell.send(self._config.hook.pytest_report_to_serializable(config=self._config, report=report))

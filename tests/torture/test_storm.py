@@ -23,11 +23,11 @@ def test_a_storm_of_kills_loses_nothing_and_runs_nothing_twice_at_once(tmp_path)
     """Producers, workers, helpers and children are killed and stopped at random and at named points for some seconds; afterwards
     every accepted job has run to its end, none ran twice at once, no rerun is unexplained, and the file is sound.
     """
-    figures = judged(tmp_path, 12, seed=20)
+    figures = judged(tmp_path, 8, seed=20)
     assert figures["violations"] == []
-    assert figures["accepted"] > 500
-    assert figures["needs"] > 50
-    assert figures["kills"] > 30
+    assert figures["accepted"] > 200
+    assert figures["needs"] > 20
+    assert figures["kills"] > 15
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes of a worker in /proc")
@@ -37,8 +37,8 @@ def test_a_storm_over_the_bank_leaves_every_cent_where_it_belongs(tmp_path):
     """
     figures = judged(tmp_path, 5, seed=7, kind=bank.Bank)
     assert figures["violations"] == []
-    assert figures["transfers"] > 100
-    assert figures["kills"] > 10
+    assert figures["transfers"] > 30
+    assert figures["kills"] > 5
 
 
 @pytest.mark.torture

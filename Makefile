@@ -36,7 +36,7 @@ torture: $(VENV)/.test ## kill everything for SECONDS (default 1800) and compare
 	$(BIN)/python tests/torture/storm.py --seconds $(or $(SECONDS),1800)
 
 bench: ## measure every figure, beside the peers; writes docs/benchmarks.md
-	$(PYTHON) bench/run.py
+	$(PYTHON) bench/run.py --times $(or $(TIMES),1)
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .venv-bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

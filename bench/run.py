@@ -2,7 +2,8 @@
 
 Makes an environment of its own in .venv-bench, installs the peers there by name, runs the programs of this folder one after the
 other, and writes what they print as a dated table, with the machine and the commands. A peer that cannot be installed is said and
-left out. With --only or --quick the table is printed and the document is left alone.
+left out. With --only or --quick the table is printed and the document is left alone. With --times 3 what has a figure to reach is
+measured in three passes, one after the other; a figure is reached when it is in each of them.
 """
 
 import argparse
@@ -25,6 +26,8 @@ PROGRAMS = (
     "drain", "fire_and_forget", "enqueue", "pickup", "contention", "million", "flat", "idle", "memory", "replacement", "imports",
     "log_level", "dashboard", "asynq_four", "peers",
 )  # fmt: skip
+ONCE = ("asynq_four", "peers")
+"""Programs without a figure to reach: they compare, and take long."""
 PEERS = ("huey", "persist-queue", "litequeue", "redis", "rq", "dramatiq", "celery packaging")
 """What is installed, each by itself; celery needs packaging, and does not say so."""
 
@@ -32,8 +35,10 @@ PEERS = ("huey", "persist-queue", "litequeue", "redis", "rq", "dramatiq", "celer
 def main() -> int:
     given = _arguments()
     python = make_environment() if not given.here else Path(sys.executable)
-    results = [result for name in given.only or PROGRAMS if (result := run(python, name, given.quick))]
-    text = document(results, python, given.quick)
+    names = given.only or PROGRAMS
+    passes = [[run(python, name, given.quick) for name in names if turn == 0 or name not in ONCE] for turn in range(given.times)]
+    results = [together([result for one in passes for result in one if result["name"] == name]) for name in names]
+    text = document(results, python, given.quick, given.times)
     if given.only or given.quick:
         print(text)
     else:
@@ -48,6 +53,9 @@ def _arguments() -> argparse.Namespace:
         "--only", action="append", choices=PROGRAMS, metavar="NAME", help=f"one of {', '.join(PROGRAMS)}; again for more"
     )
     parser.add_argument("--quick", action="store_true", help="small numbers: to see that all of it works, not to quote")
+    parser.add_argument(
+        "--times", type=int, default=1, metavar="N", help="measure what has a figure to reach N times (default: 1)"
+    )
     parser.add_argument("--here", action="store_true", help="with this interpreter and what it has installed, not in .venv-bench")
     return parser.parse_args()
 
@@ -93,25 +101,44 @@ def run(python: Path, name: str, quick: bool) -> dict[str, Any]:
     return json.loads(lines[-1])
 
 
+def together(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the results of one program in several passes as one: the pass in the middle, and how far the others are from it."""
+    results = [result for result in results if result["figures"]] or results[:1]
+    figures = []
+    for several in zip(*(result["figures"] for result in results), strict=True):
+        ordered = sorted(several, key=_measured)
+        figure = dict(ordered[len(ordered) // 2])
+        figure["spread"] = [_measured(ordered[0]), _measured(ordered[-1])] if len(ordered) > 1 else None
+        figure["reached"] = None if figure["reached"] is None else all(one["reached"] for one in several)
+        figures.append(figure)
+    return {**results[-1], "figures": figures}
+
+
+def _measured(figure: dict[str, Any]) -> float:
+    """Return what a figure is about: its ratio, or else the value."""
+    return next((value for value in (figure["ratio"], figure["ours"], figure["reference"]) if value is not None), 0.0)
+
+
 # --- the document -------------------------------------------------------------------------------------------------------
 
 HEAD = """# Benchmarks
 
-Measured on {date}{quick}. This page is written by a program; the numbers are of one run on one machine.
+Measured on {date}{quick}. This page is written by a program; the numbers are of {passes} on one machine.
 
 | machine | |
 |---|---|
 {machine}
 
 Ours and the reference take turns; the numbers are medians of the rounds, and a ratio is the median of the rounds'
-ratios. Absolute numbers depend on the machine and its disk, ratios much less so. "Reached" compares with the figure that this
-project has set itself; without one, a line is there to compare.
+ratios. {spread}Absolute numbers depend on the machine and its disk, ratios much less so. "Reached" compares with the
+figure that this project has set itself; without one, a line is there to compare.
 
 To measure again, all of it or one program:
 
 <!-- not run: it takes a quarter of an hour -->
 ```sh
 make bench
+make bench TIMES=3
 python bench/run.py --only drain
 python bench/drain.py --quick
 ```
@@ -120,11 +147,17 @@ The programs are in [bench](../bench/run.py), each with what it measures at its 
 """
 
 
-def document(results: list[dict[str, Any]], python: Path, quick: bool) -> str:
+SPREAD = """In brackets are the lowest and the highest of the {passes}: of the ratio, or of our value where there is no ratio.
+What is reached was reached in each. """
+
+
+def document(results: list[dict[str, Any]], python: Path, quick: bool, times: int) -> str:
     """Return the page."""
     note = ", with small numbers: not to quote" if quick else ""
     machine = "\n".join(f"| {name} | {value} |" for name, value in describe_machine(python).items())
-    head = HEAD.format(date=datetime.date.today().isoformat(), quick=note, machine=machine)
+    passes = "one run" if times == 1 else f"{times} runs"
+    spread = "" if times == 1 else SPREAD.format(passes=passes)
+    head = HEAD.format(date=datetime.date.today().isoformat(), quick=note, machine=machine, passes=passes, spread=spread)
     return head + "".join(_section(result) for result in results)
 
 
@@ -147,6 +180,9 @@ def _row(figure: dict[str, Any]) -> str:
     if figure["reference_is"]:
         reference += f" ({figure['reference_is']})"
     ratio = "" if figure["ratio"] is None else _number(figure["ratio"])
+    if figure["spread"]:
+        spread = " ({} to {})".format(*map(_number, figure["spread"]))
+        ours, ratio = (ours + spread, ratio) if figure["ratio"] is None else (ours, ratio + spread)
     reached = {True: "yes", False: "**no**", None: ""}[figure["reached"]]
     return f"| {figure['what']} | {ours} | {reference} | {ratio} | {figure['figure'] or ''} | {reached} |"
 

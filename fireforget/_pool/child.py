@@ -14,7 +14,6 @@ With more threads jobs end out of order, and every outcome is sent.
 The application's code runs here and nowhere else in a worker: handlers, middleware, retry policies.
 """
 
-import asyncio
 import concurrent.futures
 import marshal
 import os
@@ -28,7 +27,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fireforget import logs, middleware
 from fireforget._claimed import Row
@@ -48,6 +47,9 @@ from fireforget.job import says_failure
 from fireforget.queue_sqlite import SqliteQueue
 from fireforget.registry import Definition, Registry
 from fireforget.retry import default_delay, delay_after
+
+if TYPE_CHECKING:
+    import asyncio
 
 LATE: Outcome = ("late",)
 """The outcome of a job with a rate that has not been started: its way here took too long for the rate to hold."""
@@ -212,6 +214,8 @@ class _InTurn:
         self._runner.interrupt(words[self._cell.interrupt_at] - 1, words[self._cell.reason_at], _raise)
 
     def _run_async(self, coroutine: Any, runner: Runner) -> Any:
+        import asyncio
+
         if self._loop is None:
             self._loop = asyncio.Runner()
         loop = self._loop.get_loop()
@@ -316,6 +320,8 @@ class _AtOnce:
             runner.interrupt(words[cell.interrupt_at] - 1, words[cell.reason_at], partial(_raise_in, runner.thread_id))
 
     def _run_async(self, coroutine: Any, runner: Runner) -> Any:
+        import asyncio
+
         loop = self._event_loop()
         tasks: list[asyncio.Task[Any]] = []
 
@@ -334,7 +340,9 @@ class _AtOnce:
                 future.cancel()
                 raise
 
-    def _event_loop(self) -> asyncio.AbstractEventLoop:
+    def _event_loop(self) -> "asyncio.AbstractEventLoop":
+        import asyncio
+
         with self._ready:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -375,6 +383,8 @@ def child_main(registry: Registry, settings: Settings, board: Board) -> Callable
     The supervisor's first message is the tag of the database's ids, the path of the file, what tells it from any other, and
     the worker's number.
     """
+    if any(definition.is_async for definition in registry.definitions.values()):
+        import asyncio  # noqa: F401 - here, so that all children share it; without such handlers it is 4 MiB for nothing
 
     def main(connection: socket.socket, slot_number: int) -> None:
         be_quiet()

@@ -120,6 +120,22 @@ def test_only_the_store_knows_sqlite():
     assert {name for name in users if floor_of(name) != 1} <= {"_demo_app"}  # which shows what an application does
 
 
+LIGHT = {
+    "from fireforget import Registry, SqliteQueue, Task, fire_and_forget": "asyncio multiprocessing http argparse socket "
+    "subprocess tempfile hashlib ssl curses",
+    "import fireforget": "sqlite3 json logging asyncio multiprocessing http argparse",
+    "import fireforget.worker": "asyncio multiprocessing http ssl curses unittest",
+}
+
+
+@pytest.mark.parametrize("statement", LIGHT)
+def test_an_import_loads_no_more_than_it_takes(statement):
+    """A producer is a small program that should start at once, and what a worker has loaded each of its processes has."""
+    ask = f"{statement}\nimport sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert set(loaded) & set(LIGHT[statement].split()) == set()
+
+
 # --- every file ---------------------------------------------------------------------------------------------------------
 
 

@@ -98,18 +98,22 @@ class _Crew:
     def _reports(self) -> Iterator[pytest.TestReport]:
         """Yield the reports of all processes until each has said that it is done."""
         config = self._session.config
+        runs: dict[Connection, str] = {}
         while self._told:
             for told in wait(self._told):
                 assert isinstance(told, Connection)
                 try:
                     data = told.recv()
                 except EOFError:
-                    raise self._session.Failed("a process that runs tests has died") from None
-                if data is not None:
+                    self._session.shouldfail = f"a process that runs tests has died in {runs.get(told, 'its first')}"
+                    raise self._session.Failed(self._session.shouldfail) from None
+                if isinstance(data, str):
+                    runs[told] = data
+                elif data is not None:
                     yield config.hook.pytest_report_from_serializable(config=config, data=data)
-                    continue
-                self._told.remove(told)
-                told.close()
+                else:
+                    self._told.remove(told)
+                    told.close()
 
     # --- in a process of its own --------------------------------------------------------------------------------------
 
@@ -135,11 +139,14 @@ class _Crew:
 
 
 class _Teller:
-    """Passes on what became of each test."""
+    """Passes on which test begins, and what became of it."""
 
     def __init__(self, config: pytest.Config, tell: Connection) -> None:
         self._config = config
         self._tell = tell
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._tell.send(nodeid)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._tell.send(self._config.hook.pytest_report_to_serializable(config=self._config, report=report))

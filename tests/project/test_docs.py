@@ -74,7 +74,7 @@ from fireforget.metrics import METRICS
 from fireforget.registry import Definition
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [*(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS_PAGE = ROOT / "docs" / "reference" / "commands.md"
 DOCUMENTS.remove(COMMANDS_PAGE)  # it has many commands: faces/test_cli.py runs it
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -514,8 +514,8 @@ def every_flag() -> set[str]:
     return {option for _, parser in [("", worker.parser()), *parsers(cli.parser())] for option in parser._option_string_actions}
 
 
-FLAGS_OF_OTHERS = {"--format", "--init", "--kill-who", "--restart", "--stop-timeout"}
-"""Flags of podman and systemctl that the pages on deployment name."""
+FLAGS_OF_OTHERS = {"--format", "--init", "--kill-who", "--restart", "--stop-timeout", "--jobs", "--shuffle"}
+"""Flags of podman and systemctl that the pages on deployment name, and those that our tests add to pytest's."""
 
 
 @every_document

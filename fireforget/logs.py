@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
+from types import FunctionType
 from typing import Any, Literal, TextIO
 
 _package = logging.getLogger("fireforget")
@@ -126,12 +127,15 @@ def _log(
     fields.update(more)
     if trace_id is not None:
         fields["trace_id"] = trace_id
-    if _printer is not None and _printer.print(time.time(), level, message, fields):
-        return
-    # As `Logger.log`, without a search for the caller or a check of the names: they are ours.
+    if _printer is None or not _printer.print(time.time(), level, message, fields):
+        _worker.handle(_record(level, message, fields))
+
+
+def _record(level: int, message: str, fields: Mapping[str, Any]) -> logging.LogRecord:
+    """Make a record as `Logger.log` does, without a search for the caller or a check of the names: they are ours."""
     record = logging.getLogRecordFactory()(_worker.name, level, __file__, 0, message, (), None, "_log")
     record.__dict__.update(fields)
-    _worker.handle(record)
+    return record
 
 
 # --- how a worker prints them -------------------------------------------------------------------------------------------
@@ -211,12 +215,21 @@ class JsonFormatter(_Formatter):
         return self._of(record, traceback=self.formatException(record.exc_info)) if record.exc_info else self._of(record)
 
 
+def _of_logging(function: Any) -> Any:
+    """Return a function of `logging`, or None where something else has been put into its place already."""
+    return function if isinstance(function, FunctionType) and function.__globals__ is vars(logging) else None
+
+
+_CALL_HANDLERS, _HANDLE = _of_logging(logging.Logger.callHandlers), _of_logging(logging.Logger.handle)
+
+
 class _StandardError(logging.StreamHandler[TextIO]):
     """Writes to whatever `sys.stderr` is at the moment, in one write a record, so that lines of several processes stay whole."""
 
     def __init__(self, formatter: _Formatter) -> None:
         logging.Handler.__init__(self)
         self.setFormatter(formatter)
+        self.ours = formatter
         self.line = formatter._line
 
     @property
@@ -231,25 +244,40 @@ class _StandardError(logging.StreamHandler[TextIO]):
         except Exception:
             self.handleError(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is that of `logging`
+        """Tell on standard error what is wrong with a record. Never raises, or the run that it is of would have failed by it:
+        a handler may have closed `sys.stderr`, or put anything in its place.
+        """
+        with suppress(Exception):
+            super().handleError(record)
+
     def print(self, created: float, level: int, message: str, fields: Mapping[str, Any]) -> bool:
         """Write a record of the worker's without making a `LogRecord` of it; False where that would not be the same.
 
         There is a record for each job, and what `logging` does for it costs more than a short job. Nobody misses that unless
-        the application has changed how records are made, where they go, or what becomes of them there.
+        the application has changed how records are made, where they go, or what becomes of them there; or what watches it has
+        put itself into `logging`, as those that report errors and those that trace do.
         """
         untouched = (
             logging.root.handlers == [self]
             and not (self.filters or _worker.handlers or _worker.filters or _package.handlers)
+            and self.formatter is self.ours
+            and self.level <= level
             and _worker.propagate
             and _package.propagate
             and logging.getLogRecordFactory() is logging.LogRecord
+            and logging.Logger.callHandlers is _CALL_HANDLERS
+            and logging.Logger.handle is _HANDLE
         )
         if untouched:
             line = self.line(created, logging.getLevelName(level), _worker.name, message, fields)
             self.acquire()
             try:
-                with suppress(OSError, ValueError):  # as `handleError`, which would have nowhere to say it either
-                    self._write(line)
+                self._write(line)
+            except RecursionError:
+                raise
+            except Exception:  # as in `emit`
+                self.handleError(_record(level, message, fields))
             finally:
                 self.release()
         return untouched

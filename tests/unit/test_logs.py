@@ -1,8 +1,11 @@
 """Log records as people and machines read them."""
 
+import io
 import json
 import logging
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -91,6 +94,56 @@ def test_an_application_may_make_the_records(printed, monkeypatch):
     logs.task_processed("t", "1", "low", 0, 0.1, None)
     assert "task_id=1" in printed()
     assert [record.task_id for record in made] == ["1"]
+
+
+def test_an_application_may_format_what_is_printed(printed):
+    """With a formatter and a level of its own at the handler that we have set up."""
+    logs.configure("info")
+    (handler,) = logging.getLogger().handlers
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s of %(task_id)s"))
+    handler.setLevel(logging.ERROR)
+    logs.task_processed("t", "1", "low", 0, 0.1, None)
+    logs.task_failed("t", "2", "low", 0, 0.1, "E")
+    assert printed() == "ERROR: task failed of 2\n"
+
+
+@pytest.mark.parametrize("method", ["handle", "callHandlers"])
+def test_what_reports_errors_sees_the_records(printed, monkeypatch, method):
+    """Such programs put themselves into `logging.Logger`, and have no handler."""
+    logs.configure("info")
+    seen, original = [], getattr(logging.Logger, method)
+    monkeypatch.setattr(logging.Logger, method, lambda self, record: (seen.append(record.task_id), original(self, record))[1])
+    logs.task_failed("t", "1", "low", 0, 0.1, "E")
+    assert seen == ["1"]
+    assert "task_id=1" in printed()
+
+
+class Broken(io.StringIO):
+    def write(self, text):
+        raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("filters", [[], [bool]])
+@pytest.mark.parametrize("stream", [None, Broken(), SimpleNamespace()])
+def test_a_run_does_not_fail_by_its_record(printed, monkeypatch, stream, filters):
+    """A handler may have put into the place of `sys.stderr` what cannot be written to."""
+    logs.configure("info")
+    logging.getLogger().handlers[0].filters = filters
+    monkeypatch.setattr(sys, "stderr", stream)
+    logs.task_processed("t", "1", "low", 0, 0.1, None)
+    monkeypatch.undo()
+    logs.task_processed("t", "2", "low", 0, 0.1, None)
+    assert "task_id=2" in printed()
+
+
+def test_a_record_that_cannot_be_written_is_told_as_logging_tells_it(printed, monkeypatch):
+    """With what was in its way."""
+    logs.configure("info")
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii", errors="strict")
+    monkeypatch.setattr(sys, "stderr", stream)
+    logs.task_failed("t", "1", "low", 0, 0.1, "\xe9")
+    stream.seek(0)
+    assert "UnicodeEncodeError" in stream.read()
 
 
 def test_the_level_is_kept(printed):

@@ -68,7 +68,7 @@ class Run(Protocol):
     tag: str
     """What the ids of the queue's jobs begin with."""
 
-    def report(self, kind: str, value: Any) -> None:
+    def report(self, job: "Job", kind: str, value: Any) -> None:
         """Take what a handler says while it runs: ("result", JSON text) or ("progress", (fraction, note))."""
 
     def store(self) -> Any:
@@ -236,7 +236,7 @@ class Job:
         text, note = json_payload.result_of(value)
         if note is not None:
             logs.result_not_kept(self.pattern, self.id, self.queue, note)
-        self._run.report("result", text)
+        self._run.report(self, "result", text)
 
     def progress(self, fraction: float, note: str | None = None) -> None:
         """Say how far the job is: `fraction` from 0 to 1, and an optional note. Seen in `TaskInfo.progress`."""
@@ -244,7 +244,8 @@ class Job:
             raise InvalidOption("fraction", fraction, "give a number from 0 to 1")
         if note is not None and not isinstance(note, str):
             raise InvalidOption("note", note, "give text")
-        self._run.report("progress", (float(fraction), None if note is None else json_payload.storable(str(note)[:MOST_NOTE])))
+        told = None if note is None else json_payload.storable(str(note)[:MOST_NOTE])
+        self._run.report(self, "progress", (float(fraction), told))
 
     # --- what it writes to the queue's own file -----------------------------------------------------------------------
 

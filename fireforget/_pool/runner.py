@@ -230,6 +230,7 @@ class Runner:
 
         def let_in(job: Job, call_next: middleware.CallNext) -> Any:
             def shut_out() -> Any:
+                self._check_runs(job)  # else the chain would run the job that runs by now once more
                 self._window.shut()
                 try:
                     return call_next()
@@ -244,8 +245,15 @@ class Runner:
 
         return let_in
 
-    def report(self, kind: str, value: Any) -> None:
+    def _check_runs(self, job: Job) -> None:
+        if job is not self.job:
+            raise FireforgetError(
+                f"the run of job {job.id} is over: its call_next, its result, progress, steps and connection are for that run alone"
+            )
+
+    def report(self, job: Job, kind: str, value: Any) -> None:
         """Take what the handler says while it runs; see `job.Run`."""
+        self._check_runs(job)
         if self._effects is not None:  # the job's own transaction may be what completes it
             setattr(self._effects, kind, value)
         self._host.send(("report", self.index, kind, value))
@@ -272,8 +280,7 @@ class Runner:
 
     def effects(self, job: Job) -> Effects:
         """Return what stores the running job's steps and holds its transaction; made for the few jobs that ask for it."""
-        if job is not self.job:
-            raise FireforgetError(f"the run of job {job.id} is over: its connection and its steps are for its handler alone")
+        self._check_runs(job)
         if self._effects is None:
             definition = self._host.definition(job.type)
             limit = None if definition is None else definition.transaction_timeout

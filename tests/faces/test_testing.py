@@ -465,6 +465,40 @@ def test_middleware_is_around_every_job(queue, registry, note, done, caplog):
     assert [(record.message, record.task_id) for record in caplog.records] == [("task processed", run.id)]
 
 
+def test_call_next_is_for_one_run(queue, registry, note, done):
+    """Called when the run is over, by a thread that middleware has left behind, it does not run the next job a second time."""
+    calls = []
+
+    @registry.use
+    def hand_over(job, call_next):
+        calls.append(call_next)
+        if job.payload["text"] == "b":
+            with pytest.raises(FireforgetError, match="is over"):
+                calls[0]()
+            return call_next()
+        return None
+
+    queue.enqueue_many([note.task(text="a"), note.task(text="b")])
+    drain(queue, registry)
+    assert done == ["b"]
+
+
+def test_a_job_says_nothing_of_itself_after_its_run(queue, registry):
+    """What a thread reports that outlived its handler is not the next job's progress or result."""
+    jobs = []
+
+    @registry.task("keep")
+    def keep(n):
+        jobs.append(current_job())
+        if n == 1:
+            for late in (lambda: jobs[0].write_result("late"), lambda: jobs[0].progress(1)):
+                with pytest.raises(FireforgetError, match="is over"):
+                    late()
+
+    queue.enqueue_many([keep.task(n=0), keep.task(n=1)])
+    assert [run.result for run in drain(queue, registry)] == [None, None]
+
+
 def test_async_handlers_run(queue, registry):
     """In one event loop for a drain, as in one child."""
     loops = set()

@@ -186,7 +186,7 @@ def test_headers_that_a_foreign_program_stored_are_empty_not_an_error(headers):
 def test_progress_and_results_are_checked_where_they_are_said():
     """A fraction from 0 to 1, a note that is text; a result that cannot be kept is null, and fails no job."""
     said = []
-    own = job(report=lambda kind, value: said.append((kind, value)))
+    own = job(report=lambda _, kind, value: said.append((kind, value)))
     own.progress(0.5, "half")
     own.progress(1)
     own.write_result({"a": 1})

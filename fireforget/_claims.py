@@ -367,9 +367,8 @@ class Claims:
         for lane, (queue, types, most) in enumerate(lanes):
             parameters[f"queue_{lane}"], parameters[f"most_{lane}"] = queue, most
             parameters.update({f"type_{lane}_{i}": type for i, type in enumerate(types)})
-        rows = self._read(_sql.first_jobs_of_lanes(tuple(len(types) for _, types, _ in lanes)), parameters)
+        rows = self._mark(self._read(_sql.first_jobs_of_lanes(tuple(len(types) for _, types, _ in lanes)), parameters))
         _put_in_order(rows)
-        rows = self._mark(rows)
         self._count_bytes(rows)
         for row in rows:
             rows_of[row[QUEUE]].append(row)
@@ -419,9 +418,9 @@ class Claims:
         of_limited = {job.n for job in offered}
         plain_types = [type for type in types if (queue, type) not in known or self.limited.rule_of(type) is None]
         plain = self._first_plain(queue, plain_types, most)
-        first = sorted([*(job[:3] for job in offered), *plain], key=_by_number)[:most]
+        first = sorted([*(job[:3] for job in offered), *plain], key=_by_place)[:most]
         places = sum(n in of_limited for n, _, _ in first)
-        chosen = sorted(offered, key=lambda job: -job.priority)[:places]  # a stable sort: by turns where priorities are equal
+        chosen = sorted(offered, key=lambda job: -_rank(job.priority))[:places]  # stable: by turns among equals
         rows = self._claim_numbers([job.n for job in chosen] + [n for n, _, _ in plain[: len(first) - places]])
         self.limited.note_claimed(self.connection, queue, offered, chosen)
         return rows
@@ -433,15 +432,16 @@ class Claims:
             part = types[at : at + _MOST_BRANCHES]
             parameters: dict[str, Any] = {f"type_{i}": type for i, type in enumerate(part)}
             candidates += self.connection.execute(_sql.places_of_first(len(part)), {**parameters, "queue": queue, "most": most})
-        candidates.sort(key=_by_number)
+        candidates.sort(key=_by_place)
         return candidates
 
     def _claim_numbers(self, numbers: list[int]) -> list[Row]:
         rows: list[Row] = []
         for part in _sql.in_parts(numbers, _TOGETHER):
             rows += self._read(_sql.jobs_by_number(len(part)), part)
-        _put_in_order(rows)
-        return self._mark(rows)
+        rows = self._mark(rows)
+        _put_in_order(rows)  # not before: what is no number cannot be compared with one
+        return rows
 
     def _read(self, statement: str, parameters: dict[str, Any] | Sequence[int]) -> list[Row]:
         """Read jobs; text that is not UTF-8, which a foreign program may have stored, is read with replacement characters."""
@@ -540,8 +540,14 @@ class Claims:
         return returned, archived
 
 
-def _by_number(job: tuple[int, int, float]) -> tuple[int, float, int]:
-    return -job[1], job[2], job[0]
+def _by_place(job: tuple[int, Any, Any]) -> tuple[float, float, int]:
+    n, priority, due = job
+    return -_rank(priority), _rank(due), n
+
+
+def _rank(value: Any) -> float:
+    """Return a number to sort by; what is none, and a foreign program has written, is above all, as in SQLite's order."""
+    return value if isinstance(value, int | float) else float("inf")
 
 
 _due_and_number = itemgetter(DUE, N)

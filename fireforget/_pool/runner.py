@@ -248,7 +248,7 @@ class Runner:
     def _check_runs(self, job: Job) -> None:
         if job is not self.job:
             raise FireforgetError(
-                f"the run of job {job.id} is over: its call_next, its result, progress, steps and connection are for that run alone"
+                f"the run of job {job.id} is over: its call_next, result, progress, steps and connection are for that run alone"
             )
 
     def report(self, job: Job, kind: str, value: Any) -> None:

@@ -5,6 +5,8 @@ import pytest
 from fireforget import Inspector, Task, _sql
 from fireforget._claimed import Claimed
 from fireforget._claims import MOST_FORWARDED, Claims
+from fireforget._handler_limits import Limits
+from fireforget._limited import LimitedLanes
 from fireforget._settling import Settlement
 from fireforget.errors import DuplicateTask, SchemaTooNew, StoreReplaced, UnknownJob
 
@@ -173,6 +175,24 @@ def test_a_job_whose_numbers_are_none_is_archived_and_harms_no_other(queue, clai
     (info,) = Inspector(queue).tasks("archived")
     assert info.last_error == f"another program wrote into the table what is no number: {column} 'abc'"
     assert Inspector(queue).delete_all("archived") == 1
+
+
+@pytest.mark.parametrize("column", ["due", "priority"])
+@pytest.mark.parametrize("way", ["several queues", "many types", "limits"])
+def test_a_job_whose_place_is_no_number_is_archived_whatever_it_is_claimed_with(queue, new_claims, clock, sql, column, way):
+    """With jobs of other queues, of more types than a statement takes, and of types with limits."""
+    claims = new_claims(queues=("default", "low"))
+    if way == "limits":
+        claims.limited = LimitedLanes({"t": Limits("t", 5, None, None)}.get, clock)
+    queue.enqueue_many([Task("ut"[n == 2], n, queue=q) for q in ("default", "low") for n in range(3)])
+    sql(f"UPDATE fireforget_job SET {column} = 'abc' WHERE payload = '1' OR payload = '2' AND queue = 'low'")
+    types = ["t", "u", *([f"type:{n:03}" for n in range(250)] if way == "many types" else [])]
+    with claims.transaction():
+        claims.lanes()
+        rows = claims.claim_from({"default": (types, 9), "low": (types, 9)})
+    found = {name: [Claimed(*row).payload for row in jobs] for name, jobs in rows.items()}
+    assert found == {"default": ["0", "2"], "low": ["0"]}
+    assert len(Inspector(queue).tasks("archived")) == 3
 
 
 @pytest.mark.parametrize("statement", ["state = 1, due = 'abc'", "state = 5, expires_at = 'abc'"])

@@ -16,6 +16,7 @@ from typing import Any
 
 from fireforget import _db, _dependencies, _schema, _sql, _sql_queues, _workers
 from fireforget._claimed import (
+    CLAIM,
     DEADLINE,
     DUE,
     MAX_RETRY,
@@ -455,9 +456,11 @@ class Claims:
 
     def _mark(self, rows: list[Row]) -> list[Row]:
         """Make jobs that were just read this worker's own; return those of them that can be run."""
-        now = self._clock()
+        now, marked = self._clock(), 0
         for part in _sql.in_parts([row[N] for row in rows], _TOGETHER):
-            self.connection.execute(_sql.mark_claimed(len(part)), (self.worker, now, *part))
+            marked += self.connection.execute(_sql.mark_claimed(len(part)), (self.worker, now, *part)).rowcount
+        if marked != len(rows):  # a trigger of the application's has kept some: they would run, and run again
+            rows = [row for row in rows if self.connection.execute(_sql.IS_OURS, (row[N], self.worker, row[CLAIM])).fetchone()]
         return rows if _are_sound(rows) else [row for row in rows if self._is_sound(row)]
 
     def _is_sound(self, row: Row) -> bool:

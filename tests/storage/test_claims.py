@@ -85,6 +85,17 @@ def test_no_more_than_asked_for_and_only_of_the_queue_and_types_asked_for(queue,
     assert [job.payload for job in claim(claims, 30)] == ["3", "4"]
 
 
+def test_a_job_that_a_trigger_keeps_back_is_not_run(queue, claims, sql):
+    """An application may have a trigger that lets some jobs not become active: what stays pending is nobody's."""
+    queue.enqueue_many([Task("t", n) for n in range(3)])
+    sql(
+        "CREATE TRIGGER keep BEFORE UPDATE OF state ON fireforget_job WHEN new.state = 3 AND old.payload = '1' "
+        "BEGIN SELECT raise(IGNORE); END"
+    )
+    assert [job.payload for job in claim(claims)] == ["0", "2"]
+    assert [info.payload for info in Inspector(queue).tasks("pending")] == [1]
+
+
 def test_two_workers_never_get_the_same_job(queue, new_claims):
     """One transaction each."""
     queue.enqueue_many([Task("t")] * 30)

@@ -12,16 +12,20 @@ import os
 import random
 import signal
 import struct
+import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
-from itertools import groupby
+from contextlib import ExitStack, suppress
+from itertools import chain, groupby
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+from threading import Event
+from time import monotonic
 from typing import Any
 
 import pytest
 
+_SECONDS_TO_TEAR_DOWN = 10
 _MODULE = struct.Struct("<H")
 
 
@@ -75,10 +79,21 @@ class _Crew:
                 if self._session.shouldstop:
                     raise self._session.Interrupted(self._session.shouldstop)
         finally:
-            for process in processes:
-                with suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-                os.waitpid(process, 0)
+            self._end(processes)
+
+    def _end(self, processes: list[int]) -> None:
+        """End whoever still runs tests, and let it tear down what those have set up: workers would go on by themselves."""
+        for told in self._told:
+            told.close()
+        for process in processes:
+            os.kill(process, signal.SIGINT)  # none is reaped yet, so each number is still its own
+        until = monotonic() + _SECONDS_TO_TEAR_DOWN
+        while processes and monotonic() < until:
+            processes = [process for process in processes if os.waitpid(process, os.WNOHANG) == (0, 0)]
+            Event().wait(0.01)
+        for process in processes:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
 
     def _fork(self) -> int:
         told, tell = Pipe(duplex=False)
@@ -87,8 +102,12 @@ class _Crew:
             process = os.fork()
         if process == 0:
             try:
-                told.close()
+                for each in (*self._told, told):
+                    each.close()
                 self._serve(tell)
+            except BaseException:
+                with suppress(OSError):  # where we are no more heard, we were to end
+                    tell.send((traceback.format_exc(),))
             finally:
                 os._exit(0)
         tell.close()
@@ -104,11 +123,13 @@ class _Crew:
                 assert isinstance(told, Connection)
                 try:
                     data = told.recv()
-                except EOFError:
-                    self._session.shouldfail = f"a process that runs tests has died in {runs.get(told, 'its first')}"
-                    raise self._session.Failed(self._session.shouldfail) from None
+                except (EOFError, ConnectionError):
+                    data = (f"a process that runs tests has died in {runs.get(told, 'its first')}",)
                 if isinstance(data, str):
                     runs[told] = data
+                elif isinstance(data, tuple):  # it can run no more
+                    (self._session.shouldfail,) = data
+                    raise self._session.Failed(self._session.shouldfail)
                 elif data is not None:
                     yield config.hook.pytest_report_from_serializable(config=config, data=data)
                 else:
@@ -124,13 +145,20 @@ class _Crew:
         capture.stop_global_capturing()  # its files are those of the process that has forked this one
         capture.start_global_capturing()
         config.pluginmanager.register(_Teller(config, tell))
-        item = None
-        for following in self._items():
-            if item is not None:
-                config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            item = following
-        if item is not None:
-            config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        try:
+            item = None
+            for following in chain(self._items(), [None]):
+                if item is not None:
+                    config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                if self._session.shouldfail or self._session.shouldstop:
+                    break
+                item = following
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # it may come twice, and what comes now is to be done
+            self._session._setupstate.teardown_exact(None)
+        getattr(
+            config, "_cleanup_stack", ExitStack()
+        ).close()  # among other things it finds what has gone wrong unseen, in destructors and threads
         tell.send(None)
 
     def _items(self) -> Iterator[pytest.Item]:

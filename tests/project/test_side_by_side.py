@@ -22,6 +22,37 @@ def test_is_skipped(): ...
 def test_is_known_to_fail(): assert False
 """
 OTHER = "import pytest\n@pytest.mark.parametrize('n', range(20))\ndef test_one_of_many(n): ...\n"
+UNSEEN = """
+class Cycle:
+    def __init__(self):
+        self.itself = self
+    def __del__(self):
+        raise RuntimeError("in a destructor")
+kept = []
+def test_leaves_something(): kept.append(Cycle())
+def test_lets_it_go(): kept.clear()
+"""
+LEFT = """
+import pytest, subprocess, sys
+@pytest.fixture
+def program():
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as program:
+        try:
+            yield program
+        finally:
+            program.stdin.close()
+            print("was", program.wait(9), file=open("torn_down", "w"))
+def test_would_go_on(program):
+    open("began", "w").close()
+    program.wait()
+"""
+FAILS = """
+import os, threading
+def test_fails():
+    while not os.path.exists("began"):
+        threading.Event().wait(0.01)
+    assert False
+"""
 
 
 @pytest.fixture
@@ -72,6 +103,19 @@ def test_a_process_that_dies_is_a_failure(run):
     code, printed = run("--jobs", "2", one="import os\ndef test_dies(): os._exit(0)\ndef test_is_lost(): ...", other=OTHER)
     assert code == 1
     assert "a process that runs tests has died in test_one.py::test_dies" in printed
+
+
+def test_what_shows_at_a_processs_end_alone_is_a_failure(run):
+    """As with one process: a destructor that raises when the last test is over."""
+    code, printed = run("--jobs", "2", "-W", "error", one=UNSEEN)
+    assert (code, "RuntimeError: in a destructor" in printed) == (1, True)
+
+
+def test_a_process_that_is_ended_tears_down_first(run, tmp_path):
+    """A program that a test has started does not go on when another test has failed."""
+    code, printed = run("--jobs", "2", "-x", a=LEFT, b=OTHER, c=FAILS)
+    assert (code, "stopping after 1 failures" in printed) == (1, True)
+    assert (tmp_path / "torn_down").read_text() == "was 0\n"
 
 
 def test_a_seed_gives_an_order(run):

@@ -1,6 +1,7 @@
 """The dashboard in a real browser, as a person uses it: every view, every action, keys, a phone, a queue full of script."""
 
 import json
+import re
 import time
 from contextlib import contextmanager
 from urllib.parse import quote
@@ -405,7 +406,7 @@ def test_a_worker_is_shown_with_its_children_what_they_run_and_their_deaths(brow
         browser.open(f"{serve()}#/workers")
         browser.wait_for_text("4194304")
         busy, idle = browser.texts(".card > .scroll tbody tr")
-        assert info.id in busy and "42 s" in busy and "idle" in idle
+        assert info.id in busy and re.search(r"\b4[2-9] s", busy) and "idle" in idle  # a browser takes its time
         assert "Children that died" in browser.text() and "77, exit code 3" in browser.text()
         assert "Taken, and not begun yet: 0" in browser.text()
 

@@ -86,9 +86,11 @@ def scene(monkeypatch):
                 scene.at_record()
 
     log, logger = Log(), logging.getLogger("fireforget.worker")
+    level = logger.level
     logger.addHandler(log)
-    monkeypatch.setattr(logger, "level", logging.INFO)
+    logger.setLevel(logging.INFO)  # setting the attribute would leave what loggers remember of it
     yield scene
+    logger.setLevel(level)
     logger.removeHandler(log)
 
 

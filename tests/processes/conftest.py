@@ -18,7 +18,7 @@ from time import monotonic
 
 import pytest
 
-from fireforget import SqliteQueue, Task
+from fireforget import Inspector, SqliteQueue, Task
 from fireforget.errors import UnknownJob
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -261,6 +261,15 @@ class Site:
         path = self.folder / "ledger"
         return path.read_text().splitlines() if path.exists() else []
 
+    def forget(self):
+        """Forget what handlers of earlier tests have said and noted, and the jobs that these left for later."""
+        self._heard = b""
+        while select.select([self._voice], [], [], 0)[0]:
+            os.read(self._voice, 65536)
+        (self.folder / "ledger").unlink(missing_ok=True)
+        for state in ("scheduled", "retry", "archived"):
+            Inspector(self.queue).delete_all(state)
+
     def release(self, name="go"):
         """Let handlers go on that hold."""
         (self.folder / name).touch()
@@ -342,6 +351,7 @@ def make_site(tmp_path_factory):
         sites.append(Site(tmp_path_factory.mktemp("site")))
         return sites[-1]
 
+    make.sites = sites
     yield make
     for site in sites:
         site.close()
@@ -353,3 +363,11 @@ def deaths():
     if not hasattr(os, "pidfd_open"):
         pytest.skip("needs pidfd_open to be told of the end of other programs' processes")
     return Death
+
+
+@pytest.fixture(autouse=True)
+def afresh(request):
+    """No test sees what others of its module have left in a site that they share, in whatever order they run."""
+    if "make_site" in request.fixturenames:
+        for site in request.getfixturevalue("make_site").sites:
+            site.forget()

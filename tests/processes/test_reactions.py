@@ -121,6 +121,7 @@ def test_limits_are_heeded_while_the_worker_runs(site):
     assert [info.id for info in inspector.tasks("cancelled")] == jobs[3:]
     line = 'fireforget_jobs_trimmed_total{queue="default",state="cancelled"}'
     site.eventually(lambda: line in site.metrics.read_text())
+    inspector.set_limits("default", cancelled_max=None)
 
 
 @pytest.mark.torture  # it takes 6 s

@@ -226,7 +226,7 @@ def grown_by(site, worker, more):
 
 
 def test_a_full_disk_at_claim_and_settling_delays_and_loses_nothing(site):
-    """The worker says what is wrong, keeps what is to be settled, goes on by itself when there is room again, and says that too."""
+    """The worker says what is wrong, keeps what is to be settled, and goes on when there is room again, which it says too."""
     worker = site.worker("--concurrency", 2)
     held = site.enqueue("holds", retention=60)
     site.hear("holding")

@@ -128,6 +128,7 @@ class Supervisor:
         self._next_due = _NEVER
         self._next_expiry = _NEVER
         self._trouble_until = 0.0
+        self._trouble_since: float | None = None
         self._trouble_logged_at = -_NEVER
         self._peers_at = 0.0
 
@@ -143,7 +144,10 @@ class Supervisor:
             try:
                 self._board = Board.create(path, settings.concurrency * 2, settings.threads, blames=self._blames)
             except OSError as error:
-                raise WorkerError(f"{path}: the worker's lock file cannot be created beside it ({error.strerror})") from error
+                raise WorkerError(
+                    f"{path}: the worker's lock file cannot be created beside it ({error.strerror}): "
+                    "its folder has to be writable by this user, and its disk to have room"
+                ) from error
             self._helper = ForkHelper.start(child_main(self._registry, settings, self._board))
             _embedding.add(self)
         try:
@@ -335,11 +339,25 @@ class Supervisor:
         """The store cannot be written: keep what is to be settled, and try again soon."""
         now = time.monotonic()
         self._trouble_until = now + TROUBLE_PAUSE
+        if self._trouble_since is None:
+            self._trouble_since = now
         self._look_now = True
         self._filled = {}
         if now - self._trouble_logged_at >= _TROUBLE_LOG_SECONDS:
             self._trouble_logged_at = now
             logs.event(logging.ERROR, "the store is in trouble, nothing is lost, trying again", error=str(error))
+
+    def _note_end_of_trouble(self) -> None:
+        """Something was committed again: say so once, with how long nothing could be.
+
+        That is until the retry of the last failure, and not until now: where nothing is left to write, the next commit may come
+        hours later.
+        """
+        if self._trouble_since is not None:
+            seconds = round(self._trouble_until - self._trouble_since, 1)
+            self._trouble_since = None
+            self._trouble_logged_at = -_NEVER
+            logs.event(logging.INFO, "the store can be written again", seconds=seconds)
 
     # --- the transaction ----------------------------------------------------------------------------------------------
 
@@ -355,7 +373,7 @@ class Supervisor:
         self._note_committed(turn)
         self._crew.hand_out(turn.rows, turn.rooms, self._claims.limited.start_by)
         self._look_now = self._wants_another(turn)
-        self._trouble_logged_at = -_NEVER
+        self._note_end_of_trouble()
         self._claims.check_identity()
         self._claims.keep_wal_small()
 

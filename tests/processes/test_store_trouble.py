@@ -1,6 +1,7 @@
 """A worker and its file: other programs' rows, locks, migrations and deletions."""
 
 import os
+import re
 import resource
 import sqlite3
 import statistics
@@ -225,7 +226,7 @@ def grown_by(site, worker, more):
 
 
 def test_a_full_disk_at_claim_and_settling_delays_and_loses_nothing(site):
-    """The worker says what is wrong, keeps what is to be settled, and goes on by itself when there is room again."""
+    """The worker says what is wrong, keeps what is to be settled, and goes on when there is room again, which it says too."""
     worker = site.worker("--concurrency", 2)
     held = site.enqueue("holds", retention=60)
     site.hear("holding")
@@ -234,12 +235,16 @@ def test_a_full_disk_at_claim_and_settling_delays_and_loses_nothing(site):
     site.release()
     worker.wait_log("trouble", within=10)
     assert site.queue.get(held).state == "active"
+    assert "can be written again" not in worker.log
     grown_by(site, worker, None)
+    worker.wait_log("the store can be written again", within=10)
     assert site.finished(held).state == "completed"
     for job in jobs:
         assert site.finished(job) is None
     assert sorted(site.notes()) == sorted(["done", *map(str, range(40))])
     assert worker.stop() == 0
+    (told,) = re.findall('the store can be written again", "seconds": ([0-9.]+)', worker.log)
+    assert 0.5 <= float(told) < 30, "from the first failure to the retry that went well"
 
 
 def test_a_damaged_file_ends_the_worker_and_is_not_written_any_more(site):

@@ -307,16 +307,19 @@ def test_the_unit_of_the_worker_gives_it_the_time_it_asks_for():
 
 
 def test_the_unit_of_the_worker_knows_its_exit_codes():
-    """Begin anew after 1 and a kill, neither after 0 nor after 2."""
+    """Begin anew after 1, a kill and 2, which may be a full disk: for ever, but without haste; not after 0."""
     unit = "fireforget-worker.service"
-    assert (the(unit, "Restart"), the(unit, "RestartPreventExitStatus")) == ("on-failure", "2")
+    assert (the(unit, "Restart"), the(unit, "StartLimitIntervalSec")) == ("on-failure", "0")
+    assert "RestartPreventExitStatus" not in settings(unit)
+    assert float(the(unit, "RestartSec")) >= 10
+    assert "RuntimeDirectoryPreserve" not in settings(unit), "stale metrics would hide that it does not start"
     assert the(unit, "OOMPolicy") == "continue", "a child that the kernel kills is not the end of its worker"
 
 
 def test_the_units_are_of_one_application():
     """The dashboard finds the database and the metrics file, as the same user, under the same restrictions."""
     ours, theirs = (settings(unit) for unit in ("fireforget-worker.service", "fireforget-dashboard.service"))
-    own = {"Description", "After", "ExecStart", "EnvironmentFile", "RestartSec", "RestartPreventExitStatus", "OOMPolicy"}
+    own = {"Description", "After", "ExecStart", "EnvironmentFile", "RestartSec", "StartLimitIntervalSec", "OOMPolicy"}
     own |= {name for name in ours if name.startswith(("Kill", "Timeout", "RuntimeDirectory"))}
     assert {name: value for name, value in ours.items() if name not in own} == {
         name: value for name, value in theirs.items() if name not in own

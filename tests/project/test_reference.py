@@ -384,6 +384,25 @@ def test_the_page_of_the_schema_has_the_numbers_of_the_states_and_its_version() 
     assert f"and it is {VERSION}." in schema
 
 
+def test_the_page_of_the_schema_knows_what_each_name_of_a_job_is_elsewhere(tmp_path: Path) -> None:
+    """Every field whose name differs has its line, and each name in it exists where it says."""
+    shown = (ROOT / "fireforget" / "_cli_tasks.py").read_text(encoding="utf-8")
+    SqliteQueue(tmp_path / "new.db").close()
+    with closing(sqlite3.connect(tmp_path / "new.db")) as connection:
+        of_table, of_view = (
+            {row[1] for row in connection.execute(f"PRAGMA table_info({name})")} for name in ("fireforget_job", "fireforget_jobs")
+        )
+    known: set[str] = set()
+    for row in table(page("schema.md"), "field of TaskInfo"):
+        fields, columns, of_views, heads = (re.findall(r"`([^`]+)`", cell) for cell in row)
+        known.update(fields)
+        assert set(columns) <= of_table and set(of_views) <= of_view, row
+        assert all(f'"{head}"' in shown for head in heads), row
+    fields_of_a_job = set(get_type_hints(TaskInfo))
+    assert known <= fields_of_a_job
+    assert fields_of_a_job - of_table <= known, "it has another name in the table"
+
+
 # --- metrics ----------------------------------------------------------------------------------------------------------------
 
 

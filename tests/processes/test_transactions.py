@@ -96,6 +96,7 @@ def fetch():
     return [1, 2, 3]
 '''
 
+FOUND_COMMITTED = "the transaction of a job whose process has died was committed: it is done"
 WHERE = ["before it begins", "when it has begun", "when it has written", "before the commit", "after the commit"]
 
 
@@ -114,11 +115,19 @@ def shared(make_site):
 @pytest.fixture
 def site(shared):
     shared.sql("DELETE FROM payment")
+    # What tests before have run is in the metrics file a moment later.
+    shared.eventually(lambda: not shared.metrics.exists() or successes(shared, "pay") == len(paid(shared)))
     return shared
 
 
 def payments(site):
     return site.sql("SELECT receiver, cents FROM payment ORDER BY 1, 2")
+
+
+def paid(site):
+    """The jobs that have succeeded as the log says."""
+    records = [*site.one.said("task processed", task_type="pay"), *site.one.said(FOUND_COMMITTED, task_type="pay")]
+    return {record["task_id"] for record in records}
 
 
 def discards(site):
@@ -147,7 +156,7 @@ def test_a_child_that_is_killed_anywhere_leaves_the_effect_exactly_once(site, pl
     Inspector(site.queue).delete(receipts[0].id)
     site.eventually(lambda: successes(site, "pay") == before + 1)
     if place == "after the commit":
-        site.one.wait_record("the transaction of a job whose process has died was committed: it is done", task_id=info.id)
+        site.one.wait_record(FOUND_COMMITTED, task_id=info.id)
 
 
 def test_transactional_jobs_are_counted_and_logged_once_and_follow_each_other(site):

@@ -113,7 +113,7 @@ class Runner:
     def run(self, index: int, row: Row) -> Outcome | None:
         """Run a job; return None when it succeeded and leaves nothing behind.
 
-        Otherwise ("completed", began, duration, result, note), ("returned", began, result, note) where only its result is left,
+        Otherwise ("completed", began, result, note), ("returned", began, result, note) where only its result is left,
         ("settled",) where its own transaction has done that, ("retry", began, duration, delay, error, traceback), ("archived",
         began, duration, error, traceback), ("expired", error), ("later", delay, why), ("excused", delay, error), ("revoked",),
         ("cancelled", error) or ("lost",).
@@ -147,7 +147,7 @@ class Runner:
                 return ("settled",)
         if row[RETENTION] == 0 and row[RETRY_COUNT] == 0 and not has_steps:  # neither to keep, nor attempts or steps to forget
             return None if result is None else self._returned(job, result, row)
-        return ("completed", now, self._clock() - now, *self._encode(job, result))
+        return ("completed", now, *self._encode(job, result))
 
     def _chain_of(self, definition: Definition[Any, Any]) -> middleware.Handler:
         if definition._bare:
@@ -157,6 +157,7 @@ class Runner:
     def _call_handler(self, job: Job) -> Any:
         """Call the job's handler: the innermost of the chain."""
         definition: Any = job._definition
+        job._seconds = None  # middleware may call it again
         payload = job.payload
         try:
             try:
@@ -322,7 +323,6 @@ class Runner:
     # --- failures -----------------------------------------------------------------------------------------------------
 
     def _failed(self, job: Job, definition: Definition[Any, Any], error: BaseException) -> Outcome:
-        duration = self._clock() - job.started_at
         if isinstance(error, RetryLater):
             return ("later", _seconds_of(error, job.retry_count), text_of(error))
         if isinstance(error, RevokeTask | ClaimLost):
@@ -333,13 +333,13 @@ class Runner:
         if not middleware.is_failure(error, job):
             return self._again(job, definition, error, lambda delay: ("excused", max(LEAST_UNCOUNTED_DELAY, delay), text))
         if job.retry_count >= job.max_retry or middleware.is_final(error):
-            return self._archive(job, text, trace, duration)
+            return self._archive(job, text, trace)
         middleware.samples.count("fireforget_jobs_retried_total", (job.pattern, job.queue))
-        return self._again(job, definition, error, lambda delay: ("retry", job.started_at, duration, delay, text, trace))
+        return self._again(job, definition, error, lambda delay: ("retry", job.started_at, job._took(), delay, text, trace))
 
-    def _archive(self, job: Job, text: str, trace: str | None, duration: float) -> Outcome:
+    def _archive(self, job: Job, text: str, trace: str | None) -> Outcome:
         middleware.samples.count("fireforget_jobs_archived_total", (job.pattern, job.queue))
-        return ("archived", job.started_at, duration, text, trace)
+        return ("archived", job.started_at, job._took(), text, trace)
 
     def _expire(self, job: Job) -> Outcome:
         """The deadline passed before the job could start: it is not run, so middleware never sees it."""

@@ -146,7 +146,7 @@ class Verdicts:
         else:
             self.settlement.progress.append((*value, *self.fence(row)))
 
-    def _completed(self, row: Row, began: float, duration: float, result: str | None, note: str | None) -> None:
+    def _completed(self, row: Row, began: float, result: str | None, note: str | None) -> None:
         retention = row[RETENTION]
         if retention > 0:
             self.tally.count((row,))

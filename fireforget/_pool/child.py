@@ -41,8 +41,8 @@ from fireforget._pool.config import Settings
 from fireforget._pool.helper import be_quiet
 from fireforget._pool.ring import Ring
 from fireforget._pool.runner import Outcome, Runner, flush_submissions, interruption_of
+from fireforget._pool.verdicts import error_of_killed
 from fireforget._shield import shield
-from fireforget.errors import ChildDied, JobTimeout
 from fireforget.job import says_failure
 from fireforget.queue_sqlite import SqliteQueue
 from fireforget.registry import Definition, Registry
@@ -142,9 +142,9 @@ class Child:
                 self._answer(*content)
         work.finish()
 
-    def _answer(self, token: int, type: str, job_id: str, retry_count: int, text: str, timed_out: bool) -> None:
+    def _answer(self, token: int, type: str, job_id: str, retry_count: int, text: str, at_limit: bool) -> None:
         """Tell what the application wants done about a job whose process was killed: when to try again, and whether it counts."""
-        error = JobTimeout(text) if timed_out else ChildDied(text)
+        error = error_of_killed(text, at_limit)
         is_failure = self.registry._is_failure_of(type)
         try:
             counts = is_failure is None or says_failure(is_failure, error, type, job_id)

@@ -46,6 +46,11 @@ def open_for_too_long(limit: float | None) -> str:
     )
 
 
+def error_of_killed(text: str, at_limit: bool) -> JobTimeout | ChildDied:
+    """Return the error of a job whose process was killed: because the job had reached a limit of its own, or with its child."""
+    return JobTimeout(text) if at_limit else ChildDied(text)
+
+
 def timed_out_after(seconds: float | None) -> str:
     """Return the error of a job that ran into its timeout."""
     return f"timed out after {seconds:g} s" if seconds is not None else "timed out"
@@ -241,15 +246,15 @@ class Verdicts:
             self._samples.count("fireforget_jobs_returned_total", ("cancelled",))
             self._cancelled(row, CANCELLED)
         elif reason == Reason.DECISION:
-            self._fail_killed(row, f"its is_failure {DECIDED_FOR_TOO_LONG}", began, timed_out=True)
+            self._fail_killed(row, f"its is_failure {DECIDED_FOR_TOO_LONG}", began, at_limit=True)
         elif reason == Reason.DEADLINE:
             self._archive_killed(row, DEADLINE_PASSED, self._run_since(began))
         elif reason == Reason.TRANSACTION:
             definition = self._registry.match(row[TYPE])
             limit = None if definition is None else definition.transaction_timeout
-            self._fail_killed(row, open_for_too_long(limit), began, timed_out=True)
+            self._fail_killed(row, open_for_too_long(limit), began, at_limit=True)
         else:
-            self._fail_killed(row, timed_out_after(row[TIMEOUT]), began, timed_out=True)
+            self._fail_killed(row, timed_out_after(row[TIMEOUT]), began, at_limit=True)
 
     def settled_before_death(self, row: Row) -> bool:
         """Return whether a job whose process has died while it ran is settled already; its own transaction may have done that.
@@ -287,25 +292,24 @@ class Verdicts:
 
     def died_with_its_child(self, row: Row, pid: int, code: int, began: float) -> None:
         """The job's process ended under it; `code` as `os.waitstatus_to_exitcode` gives it."""
-        self._fail_killed(row, f"child process {pid} died: {_exit_sentence(code)}", began, timed_out=False)
+        self._fail_killed(row, f"child process {pid} died: {_exit_sentence(code)}", began, at_limit=False)
 
-    def _fail_killed(self, row: Row, error: str, began: float, *, timed_out: bool) -> None:
+    def _fail_killed(self, row: Row, error: str, began: float, *, at_limit: bool) -> None:
         run = self._run_since(began)
         if row[TYPE] == HOOK:
-            self._hook_killed(row, error, repeats=not timed_out and row[RETRY_COUNT] < _MOST_HOOK_DEATHS - 1)
+            self._hook_killed(row, error, repeats=not at_limit and row[RETRY_COUNT] < _MOST_HOOK_DEATHS - 1)
             return
         policy = self._registry._retry_delay_of(row[TYPE])
         if self._registry._is_failure_of(row[TYPE]) is not None:
-            self._ask(row, error, run, timed_out, counted=False)
+            self._ask(row, error, run, at_limit, counted=False)
         elif row[RETRY_COUNT] >= row[MAX_RETRY]:
             self._archive_killed(row, error, run)
         else:
             self._count_killed(row, error, run)
             if is_ours(policy):
-                failure = JobTimeout(error) if timed_out else ChildDied(error)
-                self._retry_killed(row, error, run, delay_after(policy, row[RETRY_COUNT], failure))
+                self._retry_killed(row, error, run, delay_after(policy, row[RETRY_COUNT], error_of_killed(error, at_limit)))
             else:
-                self._ask(row, error, run, timed_out, counted=True)
+                self._ask(row, error, run, at_limit, counted=True)
 
     def _hook_killed(self, row: Row, error: str, *, repeats: bool) -> None:
         """Call a hook again whose process was killed, by a neighbour perhaps, or from outside; not one that has used its time."""
@@ -358,13 +362,13 @@ class Verdicts:
 
     # --- what the application wants done about killed jobs ---------------------------------------------------------------
 
-    def _ask(self, row: Row, error: str, run: KilledRun, timed_out: bool, *, counted: bool) -> None:
+    def _ask(self, row: Row, error: str, run: KilledRun, at_limit: bool, *, counted: bool) -> None:
         """Have a child say whether the run counts, and compute the delay: the application's functions run in children alone.
 
         `counted` says that it counts, is in the log and the metrics, and only the delay is asked for.
         """
         self._next_token += 1
-        message = ("question", self._next_token, row[TYPE], self._names(row)[1], row[RETRY_COUNT], error, timed_out)
+        message = ("question", self._next_token, row[TYPE], self._names(row)[1], row[RETRY_COUNT], error, at_limit)
         self._questions[self._next_token] = Question(message, time.monotonic() + ANSWER_SECONDS, row, error, run, counted)
         self.ask_again(None)
 

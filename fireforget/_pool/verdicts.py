@@ -177,11 +177,9 @@ class Verdicts:
         self._samples.count("fireforget_results_discarded_total", ())
 
     def _retry(self, row: Row, began: float, duration: float, delay: float, error: str, trace: str | None) -> None:
-        now = self._clock()
         self.tally.count_failed(row, "retried")
         self.settlement.attempts.append((began, duration, error, trace, *self.fence(row)))
-        self.settlement.retried.append((now + delay, 1, error, now, *self.fence(row)))
-        self.next_due = min(self.next_due, now + delay)
+        self._again(row, delay, error, costs_attempt=True)
         self._call_hooks(row, error, "on_failure")
 
     def _archived(self, row: Row, began: float, duration: float, error: str, trace: str | None) -> None:
@@ -204,13 +202,16 @@ class Verdicts:
 
     def _excused(self, row: Row, delay: float, error: str) -> None:
         """The run ended with an error that is no failure: again later, and nothing is counted."""
-        now = self._clock()
-        self.settlement.retried.append((now + delay, 0, error, now, *self.fence(row)))
-        self.next_due = min(self.next_due, now + delay)
+        self._again(row, delay, error, costs_attempt=False)
 
     def _later(self, row: Row, delay: float, why: str) -> None:
+        """The handler wants to run again later; why, is in the log alone."""
+        self._again(row, delay, None, costs_attempt=False)
+
+    def _again(self, row: Row, delay: float, error: str | None, *, costs_attempt: bool) -> None:
+        """The job is tried again in `delay` seconds; with `error` None, its last error stays what it was."""
         now = self._clock()
-        self.settlement.retried.append((now + delay, 0, None, now, *self.fence(row)))
+        self.settlement.retried.append((now + delay, int(costs_attempt), error, now, *self.fence(row)))
         self.next_due = min(self.next_due, now + delay)
 
     def _late(self, row: Row) -> None:
@@ -314,9 +315,7 @@ class Verdicts:
     def _hook_killed(self, row: Row, error: str, *, repeats: bool) -> None:
         """Call a hook again whose process was killed, by a neighbour perhaps, or from outside; not one that has used its time."""
         if repeats:
-            now = self._clock()
-            self.settlement.retried.append((now, 1, error, now, *self.fence(row)))
-            self.next_due = min(self.next_due, now)
+            self._again(row, 0.0, error, costs_attempt=True)
         else:
             hooks.log_killed(row[PAYLOAD], self._tag, error)
             self.settlement.removed.append(self.fence(row))

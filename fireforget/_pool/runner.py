@@ -50,7 +50,24 @@ from fireforget.registry import Definition, Registry
 from fireforget.retry import default_delay, delay_after, is_ours
 
 Outcome = tuple[Any, ...]
-"""What became of a job: a word, then what belongs to it; see `Runner.run`."""
+"""What became of a job: a word, then what belongs to it. None stands for a success that leaves nothing behind.
+
+    "completed", began, result, note                    it succeeded, and there is something to keep or to forget
+    "returned", began, result, note                     it succeeded, and only its result is left
+    "settled",                                          its own transaction has settled it
+    "retry", began, duration, delay, error, traceback   it failed, and is tried again
+    "archived", began, duration, error, traceback       it failed for good
+    "expired", error                                    its deadline passed before it began
+    "excused", delay, error                             it raised what is no failure: again, and no attempt is counted
+    "later", delay, why                                 its handler wants to run again later
+    "late",                                             it came too late for its rate and has not run (`child.LATE`)
+    "revoked",                                          its handler wants it removed
+    "cancelled", error                                  it was cancelled while it ran
+    "lost",                                             it was given to another worker while it ran
+
+`began` is in Unix seconds, duration and delay in seconds; result is JSON text or None, note says why a result was not kept.
+`Verdicts.told` takes it in.
+"""
 
 
 class Host(Protocol):
@@ -111,13 +128,7 @@ class Runner:
         self.job: Job | None = None
 
     def run(self, index: int, row: Row) -> Outcome | None:
-        """Run a job; return None when it succeeded and leaves nothing behind.
-
-        Otherwise ("completed", began, result, note), ("returned", began, result, note) where only its result is left,
-        ("settled",) where its own transaction has done that, ("retry", began, duration, delay, error, traceback), ("archived",
-        began, duration, error, traceback), ("expired", error), ("later", delay, why), ("excused", delay, error), ("revoked",),
-        ("cancelled", error) or ("lost",).
-        """
+        """Run a job; return what became of it, None when it succeeded and leaves nothing behind."""
         now = self._clock()
         definition = self._host.definition(row[TYPE])
         if definition is None:  # it was there when the job was claimed

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from fireforget import logs, metrics
 from fireforget._board_layout import exit_word
@@ -133,12 +133,12 @@ class Verdicts:
         self._samples.count("job_processed_total", (self._pattern(row), row[QUEUE], "success"))
 
     def told(self, row: Row, outcome: Row | None) -> None:
-        """Take in an outcome as a child sends it (`child.Runner.run`)."""
+        """Take in an outcome as a child sends it (`runner.Outcome`)."""
         if outcome is None:
             self.succeeded([row])
             return
         kind, *details = outcome
-        getattr(self, f"_{kind}")(row, *details)
+        self._TAKING_IN[kind](self, row, *details)
 
     def unintelligible(self, row: Row, error: Exception) -> None:
         """Archive a job whose outcome makes no sense: no retry would change that."""
@@ -224,6 +224,22 @@ class Verdicts:
 
     def _cancelled(self, row: Row, error: str) -> None:
         self.settlement.cancelled.append((self._clock(), error, *self.fence(row)))
+
+    _TAKING_IN: ClassVar[dict[str, Callable[..., None]]] = {
+        "completed": _completed,
+        "returned": _returned,
+        "settled": _settled,
+        "lost": _lost,
+        "retry": _retry,
+        "archived": _archived,
+        "expired": _expired,
+        "excused": _excused,
+        "later": _later,
+        "late": _late,
+        "revoked": _revoked,
+        "cancelled": _cancelled,
+    }
+    """By the first word of an outcome."""
 
     # --- what only the supervisor knows ---------------------------------------------------------------------------------
 

@@ -64,7 +64,7 @@ def test_jobs_that_came_too_late_to_be_started_are_no_runs(slot_of):
     """Else runs of no time would tell the supervisor that jobs are short, and the next frames would be long."""
     child = Child()
     _InTurn(child, slot_of(1)).take(0, ROWS, {0: LONG_AGO, 1: LONG_AGO, 2: LATER})
-    assert child.outcomes == {0: LATE, 1: LATE}
+    assert {index for index, outcome in child.outcomes.items() if outcome == LATE} == {0, 1}
     assert child.positions == [(4, 4, 2)] and len(child.ran) == 2
 
 

@@ -20,25 +20,37 @@ Fence = tuple[int, int, int]
 
 @dataclass
 class Settlement:
-    """What became of the jobs that ended since the last transaction: parameters for the statements of `_sql`, fence last."""
+    """What became of the jobs that ended since the last transaction: parameters for the statements of `_sql`, fence last.
+
+    Instants are in Unix seconds.
+    """
 
     removed: list[Fence] = field(default_factory=list)
     """Jobs that succeeded and need not be kept."""
     kept: list[_dependencies.Kept] = field(default_factory=list)
     """What those have to keep that others turn out to wait for."""
     revoked: list[Fence] = field(default_factory=list)
+    """Jobs whose handler wants them removed."""
     completed: list[tuple[Any, ...]] = field(default_factory=list)
+    """Jobs that succeeded and are kept: started at, completed at, expires at, result or None, a note on it or None."""
     retried: list[tuple[Any, ...]] = field(default_factory=list)
+    """Jobs that are tried again: due at, attempts that the run has cost (0 or 1), error or None for the last one, now."""
     archived: list[tuple[Any, ...]] = field(default_factory=list)
+    """Jobs that have failed for good: now, error."""
     cancelled: list[tuple[Any, ...]] = field(default_factory=list)
+    """Jobs that were cancelled while they ran: now, error."""
     late: list[Fence] = field(default_factory=list)
     """Jobs among those that go back because they did not start in time (`_limited`)."""
     given_back: list[Fence] = field(default_factory=list)
     """Jobs among those that go back whose start counted towards a rate, and which have not started."""
     put_back: list[Fence] = field(default_factory=list)
+    """Jobs that go back as they were, no attempt counted."""
     results: list[tuple[Any, ...]] = field(default_factory=list)
+    """What handlers have written while they run: the result as JSON text."""
     progress: list[tuple[Any, ...]] = field(default_factory=list)
+    """What handlers say while they run: a fraction from 0 to 1, a note or None."""
     attempts: list[tuple[Any, ...]] = field(default_factory=list)
+    """Runs that failed: began at, duration, error, traceback or None."""
     forgotten: list[tuple[int]] = field(default_factory=list)
     """Numbers of removed jobs whose attempts and steps go with them."""
     hooks: list[tuple[Any, ...]] = field(default_factory=list)

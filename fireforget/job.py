@@ -1,6 +1,7 @@
 """The running job as its handler sees it: `current_job()`."""
 
 import inspect
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
@@ -95,7 +96,10 @@ class Job:
     It is a view of what was claimed: most handlers look at little of it, and what they do not look at costs nothing.
     """
 
-    __slots__ = ("_cancelled", "_definition", "_headers", "_id", "_judged", "_needs", "_payload", "_row", "_run", "started_at")
+    __slots__ = (
+        "_began", "_cancelled", "_definition", "_headers", "_id", "_judged", "_needs", "_payload", "_row", "_run", "_seconds",
+        "started_at",
+    )  # fmt: skip
 
     started_at: float
     """When this run began, in Unix seconds."""
@@ -105,6 +109,9 @@ class Job:
         self._definition = definition
         self._run = run
         self.started_at = started_at
+        self._began = time.monotonic()
+        self._seconds: float | None = None
+        """How long the run took, once somebody has asked; None again when the handler is called."""
         self._id: str | None = None
         self._payload = _UNREAD
         self._headers: dict[str, str] | None = None
@@ -165,6 +172,15 @@ class Job:
     def wait(self) -> float:
         """Seconds from when it was due to when it started."""
         return max(0.0, self.started_at - self._row[DUE])  # type: ignore[no-any-return]  # a row is of anything
+
+    def _took(self) -> float:
+        """Return how many seconds the run took that has just ended, whatever was done to the wall clock meanwhile.
+
+        Measured when it is first asked for: so log, metrics and database say the same of a run.
+        """
+        if self._seconds is None:
+            self._seconds = time.monotonic() - self._began
+        return self._seconds
 
     @property
     def headers(self) -> dict[str, str]:

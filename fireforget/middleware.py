@@ -11,7 +11,6 @@ A middleware is a function of the job and of what it wraps::
 It must let pass, or raise, for a failure to be a failure. Handlers that are `async` run to their end inside `call_next`.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -69,34 +68,31 @@ def tracing(job: Job, call_next: CallNext) -> Any:
 
 def metrics(job: Job, call_next: CallNext) -> Any:
     """Count the run and observe how long it took and how long the job had waited."""
-    began = time.monotonic()
     try:
         result = call_next()
     except BaseException as error:
         if is_failure(error, job):
-            samples.count_run(job.pattern, job.queue, "failed", job.wait, time.monotonic() - began)
+            samples.count_run(job.pattern, job.queue, "failed", job.wait, job._took())
         else:
             samples.observe("job_wait_seconds", (job.queue,), job.wait)
             samples.count("fireforget_jobs_returned_total", (verb_of(error),))
         raise
-    samples.count_run(job.pattern, job.queue, "success", job.wait, time.monotonic() - began)
+    samples.count_run(job.pattern, job.queue, "success", job.wait, job._took())
     return result
 
 
 def logging(job: Job, call_next: CallNext) -> Any:
     """Log one record a run: `task processed`, `task failed`, or what else became of it."""
-    began = time.monotonic()
     try:
         result = call_next()
     except BaseException as error:
-        duration = time.monotonic() - began
         if is_failure(error, job):
-            logs.task_failed(job.pattern, job.id, job.queue, job.retry_count, duration, describe(error), _trace_id.get())
+            logs.task_failed(job.pattern, job.id, job.queue, job.retry_count, job._took(), describe(error), _trace_id.get())
         else:
-            logs.task_not_counted(verb_of(error), job.pattern, job.id, job.queue, job.retry_count, duration, _why(error))
+            logs.task_not_counted(verb_of(error), job.pattern, job.id, job.queue, job.retry_count, job._took(), _why(error))
         raise
     if logs.wants_info():
-        logs.task_processed(job.pattern, job.id, job.queue, job.retry_count, time.monotonic() - began, _trace_id.get())
+        logs.task_processed(job.pattern, job.id, job.queue, job.retry_count, job._took(), _trace_id.get())
     return result
 
 

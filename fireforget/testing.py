@@ -587,7 +587,7 @@ _OUTCOMES: dict[str, Outcome] = {
     "revoked": "revoked",
     "cancelled": "cancelled",
 }
-"""By the first word of what `Runner.run` returns."""
+"""By the first word of what `Runner.run` returns (`runner.Outcome`)."""
 
 
 class _HearingRunner(Runner):

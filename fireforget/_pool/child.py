@@ -41,8 +41,8 @@ from fireforget._pool.config import Settings
 from fireforget._pool.helper import be_quiet
 from fireforget._pool.ring import Ring
 from fireforget._pool.runner import Outcome, Runner, flush_submissions, interruption_of
+from fireforget._pool.verdicts import error_of_killed
 from fireforget._shield import shield
-from fireforget.errors import ChildDied, JobTimeout
 from fireforget.job import says_failure
 from fireforget.queue_sqlite import SqliteQueue
 from fireforget.registry import Definition, Registry
@@ -142,9 +142,9 @@ class Child:
                 self._answer(*content)
         work.finish()
 
-    def _answer(self, token: int, type: str, job_id: str, retry_count: int, text: str, timed_out: bool) -> None:
+    def _answer(self, token: int, type: str, job_id: str, retry_count: int, text: str, at_limit: bool) -> None:
         """Tell what the application wants done about a job whose process was killed: when to try again, and whether it counts."""
-        error = JobTimeout(text) if timed_out else ChildDied(text)
+        error = error_of_killed(text, at_limit)
         is_failure = self.registry._is_failure_of(type)
         try:
             counts = is_failure is None or says_failure(is_failure, error, type, job_id)
@@ -190,7 +190,7 @@ class _InTurn:
         started_at, limit_at, done_at = self._slot.started_at, self._slot.limit_at, self._slot.done_at
         run, monotonic = self._runner.run, time.monotonic
         began = now = monotonic()
-        ran = 0
+        taken = late = 0
         for index, row in enumerate(rows, first):
             words[number_at] = row[0]
             doubles[began_at] = now
@@ -198,15 +198,19 @@ class _InTurn:
             words[started_at] = index + 1
             if words[limit_at] <= index:  # taken back; so is all that follows
                 break
-            outcome = run(index, row) if not start_by or index not in start_by or now <= start_by[index] else LATE
+            if not start_by or index not in start_by or now <= start_by[index]:
+                outcome = run(index, row)
+            else:
+                outcome = LATE
+                late += 1
             if self._child.is_foreign:
                 os._exit(0)  # a handler forked, and this is the other process, which came back from it
             if outcome is not None or "fireforget.patterns" in sys.modules:
                 self._child.finish_job(index, outcome, always=False)
             words[done_at] = index + 1
-            ran += 1
+            taken += 1
             now = monotonic()
-        self._child.report_position(first + len(rows), first + ran, ran, now - began)
+        self._child.report_position(first + len(rows), first + taken, taken - late, now - began)
 
     def interrupt(self) -> None:
         """Raise in the running handler if it is the one that the board names; a signal that comes late does nothing."""
@@ -268,8 +272,9 @@ class _AtOnce:
         while (item := self._next(cell)) is not None:
             index, row = item
             began = time.monotonic()
+            in_time = began <= self._start_by.pop(index, began)
             try:
-                outcome = runner.run(index, row) if began <= self._start_by.pop(index, began) else LATE
+                outcome = runner.run(index, row) if in_time else LATE
                 if self._child.is_foreign:
                     os._exit(0)
                 self._child.finish_job(index, outcome, always=True)
@@ -277,7 +282,7 @@ class _AtOnce:
                 text = f"the worker failed to end it: {middleware.describe(error)}"
                 self._child.finish_job(index, ("archived", time.time(), 0.0, text, None), always=True)
             self._slot.words[cell.index_at] = 0
-            self._end(time.monotonic() - began)
+            self._end(in_time, time.monotonic() - began)
 
     def _next(self, cell: Cell) -> tuple[int, Row] | None:
         """Wait for a job and announce it on the board; what was taken back is dropped. None at the end."""
@@ -301,9 +306,9 @@ class _AtOnce:
                 self._waiting.clear()
                 self._tell_position(kept=index)
 
-    def _end(self, seconds: float) -> None:
+    def _end(self, runs: int, seconds: float) -> None:
         with self._ready:
-            self._runs += 1
+            self._runs += runs
             self._seconds += seconds
             if not self._waiting:
                 self._tell_position()

@@ -49,13 +49,17 @@ class ChildHandle:
         self.slot_number = slot_number
         self.slot = board.slot(slot_number)
         self.ring = board.ring(slot_number)
+        """Where it lays down results, which become `outcomes`."""
         self.mailbox = mailbox
+        """Our end of its channel."""
         self.pid = 0
+        """0 until the helper has said it."""
         self.jobs: dict[int, Row] = {}
         """The jobs in its hands, by index, in order."""
         self.sent = 0
         """The index of the next job it will be given."""
         self.outcomes: dict[int, Row | None] = {}
+        """What it has told of jobs that are still among `jobs`, by index."""
         self.fallbacks: dict[int, Row] = {}
         """What becomes of jobs should the process end while the application decides on their failures, by index."""
         self.counted = 0
@@ -63,10 +67,15 @@ class ChildHandle:
         self.uncounted: dict[int, Row] = {}
         """Jobs that succeeded by the board's word alone, and whose counts have not come yet."""
         self.position = 0
+        """The index below which it has taken in everything: run it, or dropped it."""
         self.pace = Pace()
+        """How long its jobs take, which says how many it is sent at once."""
         self.watched: Watched | None = None
+        """What the enforcer knows of it; None until it is forked."""
         self.ready = False
+        """Whether it has said hello."""
         self.retiring = False
+        """Whether it gets no more jobs, and ends when it has none."""
         self.ends_by = _NEVER
         """When it is killed if it has not ended, in monotonic seconds: its channel was closed, and it has no jobs."""
         self.forbidden_since: float | None = None
@@ -82,6 +91,11 @@ class ChildHandle:
     def can_take(self) -> bool:
         """Its hello may come before the helper's word of its pid; both are needed."""
         return self.ready and self.pid > 0 and not self.retiring and not self.frozen and self.forbidden_since is None
+
+    @property
+    def should_start(self) -> bool:
+        """Whether it has jobs to start or to drop, and runs none."""
+        return self.pid > 0 and bool(self.jobs or self.frozen) and not self.slot.running()
 
 
 class Crew:
@@ -108,10 +122,13 @@ class Crew:
         self._children: dict[int, ChildHandle] = {}
         """By slot: forked, or asked for."""
         self._backoff = 0.0
+        """Seconds between tries to fork while that fails; 0 once a child has said hello."""
         self._fork_at = 0.0
+        """When the next child may be forked, in monotonic seconds."""
         self.stopping = False
         """Set once nothing new is forked and whoever has no more jobs may go."""
         self._killed_all = False
+        """Whether what still ran at the end of a stop was killed: those deaths are nobody's fault."""
         self.freed = True
         """Whether a child may have become free since the supervisor last looked; it clears this."""
 
@@ -149,7 +166,7 @@ class Crew:
             yield child.ends_by
             if child.stuck_since is not None:
                 yield child.stuck_since + KILL_STUCK_AFTER
-            elif child.pid and (child.jobs or child.frozen) and not child.slot.running():
+            elif child.should_start:
                 yield child.moved_at + STUCK_AFTER
 
     def rooms(self) -> dict[int, int]:
@@ -450,10 +467,10 @@ class Crew:
 
     def _look_after(self, child: ChildHandle, now: float) -> None:
         """Take everything back from a child that starts nothing, and replace it when it stays so."""
-        if not child.pid or not (child.jobs or child.frozen) or child.slot.running() or now < child.moved_at + STUCK_AFTER:
-            if child.stuck_since is not None and child.slot.running():
-                child.stuck_since = None
-                child.moved_at = now
+        if child.stuck_since is not None and child.slot.running():  # it was not stuck for good
+            child.stuck_since = None
+            child.moved_at = now
+        if now < child.moved_at + STUCK_AFTER or not child.should_start:
             return
         if child.stuck_since is None:
             child.stuck_since = now

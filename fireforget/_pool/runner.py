@@ -50,7 +50,24 @@ from fireforget.registry import Definition, Registry
 from fireforget.retry import default_delay, delay_after, is_ours
 
 Outcome = tuple[Any, ...]
-"""What became of a job: a word, then what belongs to it; see `Runner.run`."""
+"""What became of a job: a word, then what belongs to it. None stands for a success that leaves nothing behind.
+
+    "completed", began, result, note                    it succeeded, and there is something to keep or to forget
+    "returned", began, result, note                     it succeeded, and only its result is left
+    "settled",                                          its own transaction has settled it
+    "retry", began, duration, delay, error, traceback   it failed, and is tried again
+    "archived", began, duration, error, traceback       it failed for good
+    "expired", error                                    its deadline passed before it began
+    "excused", delay, error                             it raised what is no failure: again, and no attempt is counted
+    "later", delay, why                                 its handler wants to run again later
+    "late",                                             it came too late for its rate and has not run (`child.LATE`)
+    "revoked",                                          its handler wants it removed
+    "cancelled", error                                  it was cancelled while it ran
+    "lost",                                             it was given to another worker while it ran
+
+`began` is in Unix seconds, duration and delay in seconds; result is JSON text or None, note says why a result was not kept.
+`Verdicts.told` takes it in.
+"""
 
 
 class Host(Protocol):
@@ -111,13 +128,7 @@ class Runner:
         self.job: Job | None = None
 
     def run(self, index: int, row: Row) -> Outcome | None:
-        """Run a job; return None when it succeeded and leaves nothing behind.
-
-        Otherwise ("completed", began, duration, result, note), ("returned", began, result, note) where only its result is left,
-        ("settled",) where its own transaction has done that, ("retry", began, duration, delay, error, traceback), ("archived",
-        began, duration, error, traceback), ("expired", error), ("later", delay, why), ("excused", delay, error), ("revoked",),
-        ("cancelled", error) or ("lost",).
-        """
+        """Run a job; return what became of it, None when it succeeded and leaves nothing behind."""
         now = self._clock()
         definition = self._host.definition(row[TYPE])
         if definition is None:  # it was there when the job was claimed
@@ -147,7 +158,7 @@ class Runner:
                 return ("settled",)
         if row[RETENTION] == 0 and row[RETRY_COUNT] == 0 and not has_steps:  # neither to keep, nor attempts or steps to forget
             return None if result is None else self._returned(job, result, row)
-        return ("completed", now, self._clock() - now, *self._encode(job, result))
+        return ("completed", now, *self._encode(job, result))
 
     def _chain_of(self, definition: Definition[Any, Any]) -> middleware.Handler:
         if definition._bare:
@@ -157,6 +168,7 @@ class Runner:
     def _call_handler(self, job: Job) -> Any:
         """Call the job's handler: the innermost of the chain."""
         definition: Any = job._definition
+        job._seconds = None  # middleware may call it again
         payload = job.payload
         try:
             try:
@@ -322,7 +334,6 @@ class Runner:
     # --- failures -----------------------------------------------------------------------------------------------------
 
     def _failed(self, job: Job, definition: Definition[Any, Any], error: BaseException) -> Outcome:
-        duration = self._clock() - job.started_at
         if isinstance(error, RetryLater):
             return ("later", _seconds_of(error, job.retry_count), text_of(error))
         if isinstance(error, RevokeTask | ClaimLost):
@@ -333,13 +344,13 @@ class Runner:
         if not middleware.is_failure(error, job):
             return self._again(job, definition, error, lambda delay: ("excused", max(LEAST_UNCOUNTED_DELAY, delay), text))
         if job.retry_count >= job.max_retry or middleware.is_final(error):
-            return self._archive(job, text, trace, duration)
+            return self._archive(job, text, trace)
         middleware.samples.count("fireforget_jobs_retried_total", (job.pattern, job.queue))
-        return self._again(job, definition, error, lambda delay: ("retry", job.started_at, duration, delay, text, trace))
+        return self._again(job, definition, error, lambda delay: ("retry", job.started_at, job._took(), delay, text, trace))
 
-    def _archive(self, job: Job, text: str, trace: str | None, duration: float) -> Outcome:
+    def _archive(self, job: Job, text: str, trace: str | None) -> Outcome:
         middleware.samples.count("fireforget_jobs_archived_total", (job.pattern, job.queue))
-        return ("archived", job.started_at, duration, text, trace)
+        return ("archived", job.started_at, job._took(), text, trace)
 
     def _expire(self, job: Job) -> Outcome:
         """The deadline passed before the job could start: it is not run, so middleware never sees it."""

@@ -105,32 +105,51 @@ class Supervisor:
         self._settings = settings
         self._given_queue = queue
         self._patience = settings.shutdown_timeout
+        """Seconds that running jobs have from the beginning of a stop."""
         self._samples = metrics.Samples()
         self._lanes = Lanes(settings.queues, settings.strict_priority)
         self._known_types: dict[str, bool] = {}
+        """Whether there is a handler for a type, as far as it was asked."""
         self._warned: dict[tuple[str, str], float] = {}
+        """When it was last warned of jobs in a queue, of a type, that nobody here runs; in monotonic seconds, as all below."""
         self._requests: deque[str] = deque()
+        """What `request` was asked for and the loop has not done yet."""
         self._waking = threading.RLock()  # a signal handler may come in the middle of it
         self._wake_write: int | None = None
+        """The end of a pipe that wakes the loop; None while there is no loop."""
         self._claiming = True
+        """Whether it takes new jobs; signals turn it off and on."""
         self._signed_off = False
+        """Whether the worker has begun to leave the database, and its lock."""
         self._may_write = True
+        """Whether the file is still ours to write to (`_FATAL`)."""
         self._knows_children = True
+        """Whether it is known which children are dead, as the helper tells while it lives."""
         self._stopping = False
         self._kill_at = _NEVER
+        """When jobs that still run in a stop are killed."""
         self._give_up_at = _NEVER
+        """When the worker ends though children are left."""
         self._looks: deque[float] = deque()
+        """When to look again after the database's notice: a commit may show a moment later than it is noticed."""
         self._look_now = True
+        """Whether the next turn reads what is pending."""
         self._looked_at = -_NEVER
         self._filled: dict[str, list[str]] = {}
+        """The types that are pending, by queue, as last read."""
         self._filled_at = self._read_lanes_at = -_NEVER
+        """When that was, and from when on it is read again."""
         self._has_news = False
+        """Whether ends of jobs are yet to be told to those that wait for them."""
         self._next_due = _NEVER
+        """In Unix seconds, and the next."""
         self._next_expiry = _NEVER
         self._trouble_until = 0.0
+        """Until when the store is left alone after an error."""
         self._trouble_since: float | None = None
         self._trouble_logged_at = -_NEVER
         self._peers_at = 0.0
+        """When to look for other workers that have died."""
 
     # --- start --------------------------------------------------------------------------------------------------------
 

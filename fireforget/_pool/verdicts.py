@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from fireforget import logs, metrics
 from fireforget._board_layout import exit_word
@@ -44,6 +44,11 @@ def open_for_too_long(limit: float | None) -> str:
         f"its transaction was open for longer{seconds}, and nobody else can write meanwhile: do the slow part before the first "
         "use of current_job().connection, or raise transaction_timeout"
     )
+
+
+def error_of_killed(text: str, at_limit: bool) -> JobTimeout | ChildDied:
+    """Return the error of a job whose process was killed: because the job had reached a limit of its own, or with its child."""
+    return JobTimeout(text) if at_limit else ChildDied(text)
 
 
 def timed_out_after(seconds: float | None) -> str:
@@ -128,12 +133,12 @@ class Verdicts:
         self._samples.count("job_processed_total", (self._pattern(row), row[QUEUE], "success"))
 
     def told(self, row: Row, outcome: Row | None) -> None:
-        """Take in an outcome as a child sends it (`child.Runner.run`)."""
+        """Take in an outcome as a child sends it (`runner.Outcome`)."""
         if outcome is None:
             self.succeeded([row])
             return
         kind, *details = outcome
-        getattr(self, f"_{kind}")(row, *details)
+        self._TAKING_IN[kind](self, row, *details)
 
     def unintelligible(self, row: Row, error: Exception) -> None:
         """Archive a job whose outcome makes no sense: no retry would change that."""
@@ -146,7 +151,7 @@ class Verdicts:
         else:
             self.settlement.progress.append((*value, *self.fence(row)))
 
-    def _completed(self, row: Row, began: float, duration: float, result: str | None, note: str | None) -> None:
+    def _completed(self, row: Row, began: float, result: str | None, note: str | None) -> None:
         retention = row[RETENTION]
         if retention > 0:
             self.tally.count((row,))
@@ -172,11 +177,9 @@ class Verdicts:
         self._samples.count("fireforget_results_discarded_total", ())
 
     def _retry(self, row: Row, began: float, duration: float, delay: float, error: str, trace: str | None) -> None:
-        now = self._clock()
         self.tally.count_failed(row, "retried")
         self.settlement.attempts.append((began, duration, error, trace, *self.fence(row)))
-        self.settlement.retried.append((now + delay, 1, error, now, *self.fence(row)))
-        self.next_due = min(self.next_due, now + delay)
+        self._again(row, delay, error, costs_attempt=True)
         self._call_hooks(row, error, "on_failure")
 
     def _archived(self, row: Row, began: float, duration: float, error: str, trace: str | None) -> None:
@@ -199,13 +202,16 @@ class Verdicts:
 
     def _excused(self, row: Row, delay: float, error: str) -> None:
         """The run ended with an error that is no failure: again later, and nothing is counted."""
-        now = self._clock()
-        self.settlement.retried.append((now + delay, 0, error, now, *self.fence(row)))
-        self.next_due = min(self.next_due, now + delay)
+        self._again(row, delay, error, costs_attempt=False)
 
     def _later(self, row: Row, delay: float, why: str) -> None:
+        """The handler wants to run again later; why, is in the log alone."""
+        self._again(row, delay, None, costs_attempt=False)
+
+    def _again(self, row: Row, delay: float, error: str | None, *, costs_attempt: bool) -> None:
+        """The job is tried again in `delay` seconds; with `error` None, its last error stays what it was."""
         now = self._clock()
-        self.settlement.retried.append((now + delay, 0, None, now, *self.fence(row)))
+        self.settlement.retried.append((now + delay, int(costs_attempt), error, now, *self.fence(row)))
         self.next_due = min(self.next_due, now + delay)
 
     def _late(self, row: Row) -> None:
@@ -218,6 +224,22 @@ class Verdicts:
 
     def _cancelled(self, row: Row, error: str) -> None:
         self.settlement.cancelled.append((self._clock(), error, *self.fence(row)))
+
+    _TAKING_IN: ClassVar[dict[str, Callable[..., None]]] = {
+        "completed": _completed,
+        "returned": _returned,
+        "settled": _settled,
+        "lost": _lost,
+        "retry": _retry,
+        "archived": _archived,
+        "expired": _expired,
+        "excused": _excused,
+        "later": _later,
+        "late": _late,
+        "revoked": _revoked,
+        "cancelled": _cancelled,
+    }
+    """By the first word of an outcome."""
 
     # --- what only the supervisor knows ---------------------------------------------------------------------------------
 
@@ -241,15 +263,15 @@ class Verdicts:
             self._samples.count("fireforget_jobs_returned_total", ("cancelled",))
             self._cancelled(row, CANCELLED)
         elif reason == Reason.DECISION:
-            self._fail_killed(row, f"its is_failure {DECIDED_FOR_TOO_LONG}", began, timed_out=True)
+            self._fail_killed(row, f"its is_failure {DECIDED_FOR_TOO_LONG}", began, at_limit=True)
         elif reason == Reason.DEADLINE:
             self._archive_killed(row, DEADLINE_PASSED, self._run_since(began))
         elif reason == Reason.TRANSACTION:
             definition = self._registry.match(row[TYPE])
             limit = None if definition is None else definition.transaction_timeout
-            self._fail_killed(row, open_for_too_long(limit), began, timed_out=True)
+            self._fail_killed(row, open_for_too_long(limit), began, at_limit=True)
         else:
-            self._fail_killed(row, timed_out_after(row[TIMEOUT]), began, timed_out=True)
+            self._fail_killed(row, timed_out_after(row[TIMEOUT]), began, at_limit=True)
 
     def settled_before_death(self, row: Row) -> bool:
         """Return whether a job whose process has died while it ran is settled already; its own transaction may have done that.
@@ -287,32 +309,29 @@ class Verdicts:
 
     def died_with_its_child(self, row: Row, pid: int, code: int, began: float) -> None:
         """The job's process ended under it; `code` as `os.waitstatus_to_exitcode` gives it."""
-        self._fail_killed(row, f"child process {pid} died: {_exit_sentence(code)}", began, timed_out=False)
+        self._fail_killed(row, f"child process {pid} died: {_exit_sentence(code)}", began, at_limit=False)
 
-    def _fail_killed(self, row: Row, error: str, began: float, *, timed_out: bool) -> None:
+    def _fail_killed(self, row: Row, error: str, began: float, *, at_limit: bool) -> None:
         run = self._run_since(began)
         if row[TYPE] == HOOK:
-            self._hook_killed(row, error, repeats=not timed_out and row[RETRY_COUNT] < _MOST_HOOK_DEATHS - 1)
+            self._hook_killed(row, error, repeats=not at_limit and row[RETRY_COUNT] < _MOST_HOOK_DEATHS - 1)
             return
         policy = self._registry._retry_delay_of(row[TYPE])
         if self._registry._is_failure_of(row[TYPE]) is not None:
-            self._ask(row, error, run, timed_out, counted=False)
+            self._ask(row, error, run, at_limit, counted=False)
         elif row[RETRY_COUNT] >= row[MAX_RETRY]:
             self._archive_killed(row, error, run)
         else:
             self._count_killed(row, error, run)
             if is_ours(policy):
-                failure = JobTimeout(error) if timed_out else ChildDied(error)
-                self._retry_killed(row, error, run, delay_after(policy, row[RETRY_COUNT], failure))
+                self._retry_killed(row, error, run, delay_after(policy, row[RETRY_COUNT], error_of_killed(error, at_limit)))
             else:
-                self._ask(row, error, run, timed_out, counted=True)
+                self._ask(row, error, run, at_limit, counted=True)
 
     def _hook_killed(self, row: Row, error: str, *, repeats: bool) -> None:
         """Call a hook again whose process was killed, by a neighbour perhaps, or from outside; not one that has used its time."""
         if repeats:
-            now = self._clock()
-            self.settlement.retried.append((now, 1, error, now, *self.fence(row)))
-            self.next_due = min(self.next_due, now)
+            self._again(row, 0.0, error, costs_attempt=True)
         else:
             hooks.log_killed(row[PAYLOAD], self._tag, error)
             self.settlement.removed.append(self.fence(row))
@@ -358,13 +377,13 @@ class Verdicts:
 
     # --- what the application wants done about killed jobs ---------------------------------------------------------------
 
-    def _ask(self, row: Row, error: str, run: KilledRun, timed_out: bool, *, counted: bool) -> None:
+    def _ask(self, row: Row, error: str, run: KilledRun, at_limit: bool, *, counted: bool) -> None:
         """Have a child say whether the run counts, and compute the delay: the application's functions run in children alone.
 
         `counted` says that it counts, is in the log and the metrics, and only the delay is asked for.
         """
         self._next_token += 1
-        message = ("question", self._next_token, row[TYPE], self._names(row)[1], row[RETRY_COUNT], error, timed_out)
+        message = ("question", self._next_token, row[TYPE], self._names(row)[1], row[RETRY_COUNT], error, at_limit)
         self._questions[self._next_token] = Question(message, time.monotonic() + ANSWER_SECONDS, row, error, run, counted)
         self.ask_again(None)
 

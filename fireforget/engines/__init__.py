@@ -191,9 +191,9 @@ def _again(message: Message, delay: float, attempts: int, error: BaseException |
 
 
 def _ended(message: Message, outcome: Outcome | None, error: BaseException | None, written: str | None) -> Ended:
-    kind, *details = outcome or ("completed", 0, 0, None, None)
+    kind, *details = outcome or ("completed", 0, None, None)
     if kind == "completed":
-        text = details[2] if details[2] not in (None, "null") else written
+        text = details[1] if details[1] not in (None, "null") else written
         return Ended("completed", result=None if text is None else json_payload.decode(text))
     if kind == "retry":
         return _again(message, details[2], 1, error, details[3])

@@ -46,7 +46,9 @@ MESSAGES = Source(ROOT / "fireforget").messages()
 @pytest.mark.parametrize("kind", sorted(MESSAGES.keys() | documented().keys()))
 def test_the_page_has_every_message_and_no_others(kind: str) -> None:
     """Whoever searches it for what a program said finds the cause and what to do."""
-    assert documented()[kind] == MESSAGES.get(kind, set())
+    on_page, in_code = documented()[kind], MESSAGES.get(kind, set())
+    assert not in_code - on_page, f"errors.md lacks of {kind}: {sorted(in_code - on_page)}"
+    assert not on_page - in_code, f"errors.md has too many of {kind}: {sorted(on_page - in_code)}"
 
 
 def test_every_row_says_what_to_do() -> None:

@@ -43,6 +43,7 @@ from fireforget._schema import STATE_OF_NUMBER, VERSION
 from fireforget._settling import Settlement
 from fireforget.metrics import METRICS
 from fireforget.testing import ManualClock
+from tests.project.messages import VALUE, Module, Source, clean
 from tests.project.test_docs import ROOT, code, fences, table, worker_flags
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -425,34 +426,26 @@ def test_the_page_of_the_metrics_has_each_with_its_type_and_labels_and_no_others
 
 RECORDERS = {"event", "log", "_log", "_tell", "debug", "info", "warning", "error", "exception"}
 """What functions that make records are called; `self._log` of the supervisor, which adds two fields, among them."""
+LEVELS = {"debug": "DEBUG", "info": "INFO", "warning": "WARNING", "error": "ERROR", "exception": "ERROR"}
+"""Of those that say it by their name."""
 LOGGERS = {"logs", "_log", "_worker", "_logger", "self", "logging.getLogger('fireforget.worker')", ""}
 """Whose methods they are; '' for functions."""
 
 
+SOURCE = Source(ROOT / "fireforget")
+
+
 class Recorded(NamedTuple):
-    """A record as the code makes it: its message with `...` for what varies, and the rest as far as it stands there."""
+    """A record as the code makes it: its message with `…` for what varies, and the rest as far as it stands there."""
 
     message: str
     level: str | None
     fields: frozenset[str] | None
 
 
-def templates(node: ast.expr) -> list[str]:
-    """Return the texts that an expression stands for, with `...` for what varies."""
-    if isinstance(node, ast.IfExp):
-        return templates(node.body) + templates(node.orelse)
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return [re.sub(r"%[sd]", "...", node.value)]
-    if isinstance(node, ast.JoinedStr):
-        return ["".join(part.value if isinstance(part, ast.Constant) else "..." for part in node.values)]  # type: ignore[misc]
-    return []
-
-
-def recorded(path: Path) -> Iterator[Recorded]:
+def recorded(module: Module) -> Iterator[Recorded]:
     """Return the records that a module makes."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "message":
-            yield from (Recorded(text, None, None) for text in templates(node.value))
+    for node in ast.walk(module.tree):
         if not isinstance(node, ast.Call):
             continue
         owner, _, name = ast.unparse(node.func).rpartition(".")
@@ -460,13 +453,25 @@ def recorded(path: Path) -> Iterator[Recorded]:
             continue
         words = [ast.unparse(argument) for argument in node.args]
         named = [word.removeprefix("logging.") for word in words if word.startswith("logging.")]
-        level = named[0] if named else {"exception": "ERROR"}.get(name, name.upper() if name in RECORDERS - {"_tell"} else None)
+        level = named[0] if named else LEVELS.get(name)
         fields = None
         if name == "event" and all(keyword.arg for keyword in node.keywords):
             fields = frozenset(keyword.arg or "" for keyword in node.keywords)
-        for argument in node.args:
-            for text in templates(argument):
-                yield Recorded(text, level if level and level.isupper() else None, fields)
+        texts, stands_there = message_of(module, node)
+        for text in texts:
+            yield Recorded(text, level if stands_there else None, fields if stands_there else None)
+
+
+def message_of(module: Module, call: ast.Call) -> tuple[list[str], bool]:
+    """Return what the first argument with words may read, before which there may be a level; and whether it stands there itself.
+
+    A variable is followed by the name of its function, so its message may be another's of that name, with other fields.
+    """
+    for argument in call.args:
+        texts = {clean(text) for text in SOURCE.texts(module, argument)}
+        if any(re.search("[a-z]{2}", text) for text in texts):
+            return sorted(texts - {VALUE}), not isinstance(argument, ast.Name | ast.Subscript)
+    return [], False
 
 
 def all_records() -> list[Recorded]:
@@ -474,14 +479,14 @@ def all_records() -> list[Recorded]:
     left_out = {"testing.py", "demo.py", "_demo_app.py", "_conformance.py"}
     return [
         record
-        for path in sorted((ROOT / "fireforget").rglob("*.py"))
-        if path.name not in left_out and not path.name.startswith("_cli_")
-        for record in recorded(path)
+        for module in SOURCE.modules
+        if module.path.name not in left_out and not module.path.name.startswith("_cli_")
+        for record in recorded(module)
     ]
 
 
 def as_pattern(template: str) -> str:
-    return ".*".join(re.escape(part) for part in template.split("..."))
+    return ".*".join(re.escape(part) for part in template.split(VALUE))
 
 
 def records_of_the_page() -> list[list[str]]:
@@ -495,13 +500,12 @@ def test_the_page_of_the_log_has_every_record_and_no_others() -> None:
     documented = {code(row[0]): row for row in rows}
     assert len(documented) == len(rows) > 40
     exact = {record.message for record in made}
-    for message in documented:
-        assert message in exact or any(
-            re.fullmatch(as_pattern(text), message) for text in exact if text in ("task ...", "... failed")
-        ), f"nothing writes {message!r}"
+    families = [as_pattern(text) for text in exact if text in (f"task {VALUE}", f"{VALUE} failed")]
+    too_many = {message for message in documented.keys() - exact if not any(re.fullmatch(family, message) for family in families)}
+    assert not too_many, f"log-fields.md has too many: {sorted(too_many)}"
+    missing = {text for text in exact if not any(re.fullmatch(as_pattern(text), message) for message in documented)}
+    assert not missing, f"log-fields.md lacks: {sorted(missing)}"
     for record in made:
-        found = [row for message, row in documented.items() if re.fullmatch(as_pattern(record.message), message)]
-        assert found, f"{record.message!r} is not on the page"
         row = documented.get(record.message)
         if row is not None and record.level is not None:
             assert row[1] == record.level, record

@@ -17,11 +17,12 @@ _IN_MODIFY, _IN_ATTRIB, _IN_MOVED_TO, _IN_CREATE = 0x2, 0x4, 0x80, 0x100
 _IN_DELETE_SELF, _IN_MOVE_SELF = 0x400, 0x800
 _EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name that follows
 
+GLANCE_SECONDS = 0.00095
+"""For how long after a notice a look is a glance only: has anything been committed yet?"""
 LOOKS = (
     0.0,
-    0.0002,
-    0.0003,
-    0.0005,
+    *[0.0001] * 9,
+    0.0001,
     0.001,
     0.002,
     0.004,

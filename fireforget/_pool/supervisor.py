@@ -37,7 +37,7 @@ from fireforget._pool.crew import EXIT_SECONDS, Crew
 from fireforget._pool.enforcer import Enforcer
 from fireforget._pool.groups import Groups, aggregates
 from fireforget._pool.helper import ForkHelper
-from fireforget._pool.notice import LOOKS, POLL_SECONDS, Notice
+from fireforget._pool.notice import GLANCE_SECONDS, LOOKS, POLL_SECONDS, Notice
 from fireforget._pool.plan import Lanes
 from fireforget._pool.recovery import CHECK_SECONDS, Recovery
 from fireforget._pool.schedules import Schedules
@@ -134,7 +134,8 @@ class Supervisor:
         """When to look again after the database's notice: a commit may show a moment later than it is noticed."""
         self._look_now = True
         """Whether the next turn reads what is pending."""
-        self._looked_at = -_NEVER
+        self._looked_at = self._glances_until = -_NEVER
+        """When one last did, and until when a look after a notice only asks whether anything has been committed yet."""
         self._filled: dict[str, list[str]] = {}
         """The types that are pending, by queue, as last read."""
         self._filled_at = self._read_lanes_at = -_NEVER
@@ -286,7 +287,9 @@ class Supervisor:
             self._crew.hear_helper()
         if self._notice.works and self._notice.fileno() in ready:
             self._notice.clear()
-            self._looks = deque(_moments(time.monotonic(), LOOKS))
+            now = time.monotonic()
+            self._looks = deque(_moments(now, LOOKS))
+            self._glances_until = now + GLANCE_SECONDS
         self._crew.hear(ready)
 
     def _pause(self) -> float:
@@ -342,8 +345,9 @@ class Supervisor:
     def _look_around(self, now: float) -> None:
         """Take in the database's notices and the deaths of other workers."""
         while self._looks and self._looks[0] <= now:
-            self._looks.popleft()
-            self._look_now = True
+            glances = self._looks.popleft() < self._glances_until
+            if not glances or self._claims.has_changed():
+                self._look_now = True
         if not self._notice.works or self._crew.freed or (self._claims_now() and self._claims.limited.look_at(now) <= now):
             self._look_now = True
         self._crew.freed = False

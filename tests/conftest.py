@@ -1,6 +1,7 @@
 """What the tests share: a clock that stands still, queues that are closed at the end, and programs in processes of their own."""
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +18,12 @@ from tests.side_by_side import pytest_addoption, pytest_collection_modifyitems, 
 __all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_runtestloop"]  # hooks, which pytest finds here
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure():
+    """Let Ctrl-C be heard: who runs the tests behind `&` ignores it, and every program that a test starts would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class StandingClock:

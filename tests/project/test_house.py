@@ -39,13 +39,32 @@ WITHOUT_A_DATABASE = (
 
 def test_the_page_of_the_architecture_shows_the_floors():
     """Each module stands there on its floor, those of one family by their pattern."""
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    page = architecture()
     shown = {int(row[0]): row[1].split() for row in re.findall(r"(?m)^\| (\d) \| [^|]* \| ([^|]*) \|$", page)}
     for name in MODULES:
         family = name.partition(".")[0]
         if not name.startswith("__"):
             found = [floor for floor, names in shown.items() for each in names if fnmatchcase(family, each.strip("`"))]
             assert floor_of(name) in found, name
+
+
+def test_the_drawing_of_the_architecture_has_the_imports_of_the_modules_on_the_way():
+    """Each module that the walks name is drawn, on its floor, with all that it imports of the others and nothing else."""
+    walks, _, rest = architecture().partition("## One job")[2].partition("## Who imports whom")
+    walked = {name.replace("/", ".") for name in re.findall(r"`([\w/]+)`", walks)} & MODULES.keys()
+    drawing = rest.partition("```text\n")[2].partition("```")[0].replace("/", ".")
+    drawn, floor = {}, None
+    for number, head, targets in re.findall(r"(?m)^(\d| ) +(?:([\w.]+) ─+► )?([\w. ]+)$", drawing):
+        floor = int(number) if number.strip() else floor
+        name = head or name
+        assert floor_of(name) == floor
+        drawn.setdefault(name, set()).update(targets.split())
+    arrows = {name: set(own_imports(name)) & walked - {name} for name in walked}
+    assert drawn == {name: targets for name, targets in arrows.items() if targets}
+
+
+def architecture():
+    return (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
 def floor_of(name):

@@ -1,6 +1,7 @@
 """Two options for pytest: `--jobs N` runs the tests in N processes, `--shuffle SEED` runs them in another order.
 
-Most tests wait for programs, so two processes on two cores take little more than half the time of one. A process takes the next
+Most tests wait for programs, so two processes on two cores take little more than half the time of one. They are two unless it is
+said otherwise; the tests of one module stay in pytest's own process, where a debugger finds them. A process takes the next
 module of tests when it is done with one, since fixtures belong to modules, and tells what became of each test::
 
     pytest ─ collects ─ forks ─► takes a module ─► runs its tests ─► takes the next
@@ -31,7 +32,7 @@ _MODULE = struct.Struct("<H")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("side by side")
-    group.addoption("--jobs", type=int, default=1, metavar="N", help="run modules of tests in N processes (default: 1, this one)")
+    group.addoption("--jobs", type=int, default=2, metavar="N", help="run modules of tests in N processes (default: 2)")
     group.addoption("--shuffle", type=int, metavar="SEED", help="shuffle the modules, and the tests in each")
 
 
@@ -50,9 +51,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     option = session.config.option
-    if option.jobs < 2 or option.collectonly or option.usepdb or session.testsfailed:
+    shared_already = session.config.pluginmanager.hasplugin("dsession") or hasattr(session.config, "workerinput")  # pytest-xdist
+    if option.jobs < 2 or option.collectonly or option.usepdb or session.testsfailed or shared_already:
         return None
-    _Crew(session).run(option.jobs)
+    crew = _Crew(session)
+    if crew.modules < 2:
+        return None
+    crew.run(option.jobs)
     return True
 
 
@@ -63,6 +68,7 @@ class _Crew:
         self._session = session
         self._modules = [list(tests) for _, tests in groupby(session.items, key=lambda item: item.path)]
         self._told: list[Connection] = []
+        self.modules = len(self._modules)
         session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined] # one for all, which pytest tidies up
 
     def run(self, jobs: int) -> None:

@@ -53,12 +53,12 @@ def test_the_drawing_of_the_architecture_has_the_imports_of_the_modules_on_the_w
     walks, _, rest = architecture().partition("## One job")[2].partition("## Who imports whom")
     walked = {name.replace("/", ".") for name in re.findall(r"`([\w/]+)`", walks)} & MODULES.keys()
     drawing = rest.partition("```text\n")[2].partition("```")[0].replace("/", ".")
-    drawn, floor = {}, None
+    drawn, module, floor = {}, None, None
     for number, head, targets in re.findall(r"(?m)^(\d| ) +(?:([\w.]+) ─+► )?([\w. ]+)$", drawing):
         floor = int(number) if number.strip() else floor
-        name = head or name
-        assert floor_of(name) == floor
-        drawn.setdefault(name, set()).update(targets.split())
+        module = head or module  # a line may go on with what stood on the one above
+        assert floor_of(module) == floor
+        drawn.setdefault(module, set()).update(targets.split())
     arrows = {name: set(own_imports(name)) & walked - {name} for name in walked}
     assert drawn == {name: targets for name, targets in arrows.items() if targets}
 

@@ -55,6 +55,12 @@ def test_fails():
 """
 
 
+ENVIRONMENT = {
+    "PYTHONPATH": ROOT,
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+}  # an order of somebody else's would take the place of ours
+
+
 @pytest.fixture
 def run(tmp_path):
     """Run pytest over modules of tests, in processes side by side; return its exit code and what it printed."""
@@ -64,7 +70,7 @@ def run(tmp_path):
         for name, text in modules.items():
             (tmp_path / f"test_{name}.py").write_text(text)
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", ".", "-rA", *options]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": ROOT}, check=False)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT, check=False)
         return done.returncode, done.stdout
 
     return run
@@ -92,9 +98,17 @@ def test_all_well_is_success(run):
     assert run("--jobs", "3", "-k", "nothing", other=OTHER)[0] == 5
 
 
+@pytest.mark.parametrize("options", [(), ("--jobs", "2")])
+def test_one_module_stays_where_a_debugger_finds_it(run, options):
+    """Several are shared without being asked for."""
+    here = "def test_is_in_pytests_own_process(pytestconfig): assert pytestconfig.pluginmanager.hasplugin('terminalreporter')"
+    assert run(*options, one=here)[0] == 0
+    assert run(*options, one=here, other=OTHER)[0] == 1
+
+
 def test_the_first_failure_may_end_it(run):
     """As `-x` promises."""
-    code, printed = run("--jobs", "2", "-x", one="def test_fails(): assert False")
+    code, printed = run("--jobs", "2", "-x", one="def test_fails(): assert False", other=OTHER)
     assert (code, "stopping after 1 failures" in printed) == (1, True)
 
 
@@ -107,7 +121,7 @@ def test_a_process_that_dies_is_a_failure(run):
 
 def test_what_shows_at_a_processs_end_alone_is_a_failure(run):
     """As with one process: a destructor that raises when the last test is over."""
-    code, printed = run("--jobs", "2", "-W", "error", one=UNSEEN)
+    code, printed = run("--jobs", "2", "-W", "error", one=UNSEEN, other=OTHER)
     assert (code, "RuntimeError: in a destructor" in printed) == (1, True)
 
 

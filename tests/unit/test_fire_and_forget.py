@@ -837,6 +837,7 @@ def test_a_signal_handler_may_submit_in_the_middle_of_a_submission():
     assert submission_counts() == SubmissionCounts(30_000 + count, 30_000 + count, 0, 0)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may fall into a callback of the interpreter's
 def test_an_exception_from_a_signal_handler_breaks_nothing():
     """An interruption of the caller, such as a job's timeout, may lose that one call but never wedges the rest."""
     enqueuer = Batches()

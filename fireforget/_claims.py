@@ -49,8 +49,6 @@ MOST_CLAIMED_BYTES = 4 * 1024 * 1024
 _SLICES = ((16 * 1024, 128), (64 * 1024, 32), (float("inf"), 4))
 """How many jobs one statement claims after one whose largest payload had up to so many bytes: sizes are known only afterwards."""
 _FIRST_SLICE = 32
-_TOGETHER = (128, 32, 8, 1)
-"""Jobs that one statement marks, or reads by number: a few sizes, so that the statements stay prepared."""
 MOST_DEATHS = 3
 """A job under which a worker has died this often is archived."""
 HOOK = "fireforget:hook"
@@ -303,7 +301,9 @@ class Claims:
 
     def forward_due(self) -> int:
         """Make what is due by now pending, inside the open transaction; return how many jobs that were."""
-        return self.connection.execute(_sql.FORWARD_DUE, {"now": self._clock(), "most": MOST_FORWARDED}).rowcount
+        due = [n for (n,) in self.connection.execute(_sql.DUE, {"now": self._clock(), "most": MOST_FORWARDED})]
+        parts = _sql.in_parts_by_number(self.connection, due)
+        return sum(self.connection.execute(_sql.make_pending(len(part)), part).rowcount for part in parts)
 
     def next_due(self) -> float:
         """Return when the next scheduled or failed job is due, in Unix seconds; infinity when there is none."""
@@ -449,7 +449,7 @@ class Claims:
 
     def _claim_numbers(self, numbers: list[int]) -> list[Row]:
         rows: list[Row] = []
-        for part in _sql.in_parts(numbers, _TOGETHER):
+        for part in _sql.in_parts_by_number(self.connection, numbers):
             rows += self._read(_sql.jobs_by_number(len(part)), part)
         rows = self._mark(rows)
         _put_in_order(rows)  # not before: what is no number cannot be compared with one
@@ -468,7 +468,7 @@ class Claims:
     def _mark(self, rows: list[Row]) -> list[Row]:
         """Make jobs that were just read this worker's own; return those of them that can be run."""
         now, marked = self._clock(), 0
-        for part in _sql.in_parts([row[N] for row in rows], _TOGETHER):
+        for part in _sql.in_parts_by_number(self.connection, [row[N] for row in rows]):
             marked += self.connection.execute(_sql.mark_claimed(len(part)), (self.worker, now, *part)).rowcount
         if marked != len(rows):  # a trigger of the application's has kept some: they would run, and run again
             rows = [row for row in rows if self.connection.execute(_sql.IS_OURS, (row[N], self.worker, row[CLAIM])).fetchone()]

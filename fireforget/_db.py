@@ -58,6 +58,10 @@ _SYNCHRONOUS = {"normal": 1, "full": 2}
 
 _inherited: list[sqlite3.Connection] = []
 """Connections of a parent process that forked in the middle of a statement: kept for ever, so that no destructor closes them."""
+_in_use: set[sqlite3.Connection] = set()
+"""Those that a handle is to close. The garbage collector ends a circle in any order, and would warn of a connection that it meets
+before its handle.
+"""
 
 
 class _ForkGate:
@@ -235,6 +239,8 @@ class _Handle:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.closed = False
+        _in_use.add(connection)
+        self._let_go = _in_use.discard
         self._pid = os.getpid()
         self._tenths = round(DEFAULT_PATIENCE * 10)
 
@@ -248,6 +254,7 @@ class _Handle:
     def close(self) -> None:
         if not self.closed:
             self.closed = True
+            self._let_go(self.connection)
             self.connection.close()
 
     def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:  # `os` itself may be gone by then, as in uWSGI's end

@@ -28,7 +28,6 @@ from fireforget import _sql
 
 MOST_TOLD = 500
 """Jobs that one transaction tells of others' ends: some milliseconds of the write lock."""
-_LOOKED_AT_TOGETHER = (64, 8, 1)
 
 _RELEASED, _REVIVED = 0, 1
 _DELETED, _REVOKED = 10, 11
@@ -137,7 +136,7 @@ def noticing(connection: sqlite3.Connection, numbers: Collection[int]) -> Iterat
 def _linked(connection: sqlite3.Connection, numbers: Collection[int]) -> dict[int, tuple[int, int, str | None]]:
     """Return (state, linked, last error) of those of some jobs that are linked, by number."""
     found: dict[int, tuple[int, int, str | None]] = {}
-    for part in _sql.in_parts(list(numbers), _LOOKED_AT_TOGETHER):
+    for part in _sql.in_parts_by_number(connection, list(numbers)):
         for n, state, linked, error in connection.execute(linked_among(len(part)), part):
             found[n] = state, linked, error
     return found

@@ -8,6 +8,7 @@ The functions work in a transaction, or a read, of their caller's. When a group 
 """
 
 import sqlite3
+from functools import cache
 
 from fireforget import _db, _sql
 from fireforget._inserting import insert_one
@@ -22,17 +23,21 @@ WHERE state = {_sql.AGGREGATING} AND batch IS NULL
 GROUP BY queue, group_name
 """
 
-CLOSE_BATCH = f"""
-UPDATE fireforget_job
-SET batch = :batch, enqueued_at = CAST(enqueued_at AS REAL)
-WHERE n IN (
-    SELECT n
-    FROM fireforget_job INDEXED BY fireforget_group
-    WHERE state = {_sql.AGGREGATING} AND batch IS NULL AND queue = :queue AND group_name = :group
-    ORDER BY enqueued_at, n
-    LIMIT :most
-)
+FIRST_OF_GROUP = f"""
+SELECT n
+FROM fireforget_job INDEXED BY fireforget_group
+WHERE state = {_sql.AGGREGATING} AND batch IS NULL AND queue = :queue AND group_name = :group
+ORDER BY enqueued_at, n
+LIMIT :most
 """
+
+
+@cache
+def put_into_batch(jobs: int) -> str:
+    """Return the statement that makes `jobs` jobs members of a batch."""
+    numbers = ", ".join("?" * jobs)
+    return f"UPDATE fireforget_job SET batch = ?, enqueued_at = CAST(enqueued_at AS REAL) WHERE n IN ({numbers})"
+
 
 # A member that somebody runs, archives or cancels by hand has no batch any more.
 MEMBERS = f"SELECT {_sql.JOB_COLUMNS} FROM fireforget_job WHERE batch = :batch ORDER BY n"
@@ -91,7 +96,9 @@ def open_groups(connection: sqlite3.Connection) -> list[tuple[str | bytes, str |
 def close_batch(connection: sqlite3.Connection, queue: str, group: str, most: int, row: Row) -> None:
     """Store the job that aggregates a group, and make up to `most` jobs of it (-1: all) its batch."""
     batch = insert_one(connection, row)
-    connection.execute(CLOSE_BATCH, {"queue": queue, "group": group, "most": most, "batch": batch})
+    members = [n for (n,) in connection.execute(FIRST_OF_GROUP, {"queue": queue, "group": group, "most": most})]
+    for part in _sql.in_parts_by_number(connection, members):
+        connection.execute(put_into_batch(len(part)), (batch, *part))
 
 
 def has_strays(connection: sqlite3.Connection) -> bool:

@@ -16,7 +16,6 @@ from fireforget._inspect_access import Connection, instant
 from fireforget._inspect_facts import ChildDeath, ChildInfo, ChildJob
 from fireforget._workers import boot_id, lock_path
 
-_TOGETHER = (64, 8, 1)
 _LONGEST = 10.0**9  # seconds that anything has lasted; more was read in the middle of a change
 
 Names = tuple[str, str, str]
@@ -40,7 +39,7 @@ def names_of_running(connection: Connection, boards: Iterable[SeenBoard], tag: s
     """Return what the jobs are by number that boards say are running, of those that are in a worker's hands still."""
     numbers = [n for board in boards for child in board.children for _, n, _ in child.running if 0 < n < 2**63]
     found = {}
-    for part in _sql.in_parts(numbers, _TOGETHER):
+    for part in _sql.in_parts_by_number(connection, numbers):
         for n, nonce, task_id, type, queue in connection.execute(_sql_inspect.running_jobs(len(part)), part):
             found[n] = (task_id or public_id(tag, n, nonce), type, queue)
     return found

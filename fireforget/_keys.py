@@ -51,15 +51,13 @@ class Held(NamedTuple):
 _HELD = f"EXISTS (SELECT 1 FROM fireforget_job WHERE n = owner AND state = {_sql.ACTIVE})"
 
 # A few at a time, in passing; a key never expires under a running job.
-REMOVE_EXPIRED_KEYS = f"""
-DELETE FROM fireforget_idempotency
-WHERE rowid IN (
-    SELECT rowid
-    FROM fireforget_idempotency INDEXED BY fireforget_idempotency_expiry
-    WHERE expires_at <= :now AND NOT {_HELD}
-    LIMIT :most
-)
+EXPIRED_KEYS = f"""
+SELECT rowid
+FROM fireforget_idempotency INDEXED BY fireforget_idempotency_expiry
+WHERE expires_at <= :now AND NOT {_HELD}
+LIMIT :most
 """
+REMOVE_KEY = "DELETE FROM fireforget_idempotency WHERE rowid = ?"
 
 LOOK_AT_KEY = f"""
 SELECT owner, taken_at, expires_at, result, {_HELD}
@@ -81,7 +79,7 @@ NUMBER_OF_TASK_ID = "SELECT n FROM fireforget_job WHERE task_id = :task_id"
 
 def take(connection: sqlite3.Connection, key: Key, job_id: str, ttl: float, now: float) -> Ours | Done | Held:
     """Take a key for a job, unless what it stands for is done or another job is at it."""
-    connection.execute(REMOVE_EXPIRED_KEYS, {"now": now, "most": _MOST_EXPIRED})
+    connection.executemany(REMOVE_KEY, connection.execute(EXPIRED_KEYS, {"now": now, "most": _MOST_EXPIRED}).fetchall())
     owner = _number_of(connection, job_id)
     found = connection.execute(LOOK_AT_KEY, key._asdict()).fetchone()
     if found is not None:

@@ -112,15 +112,8 @@ LIMIT 1 OFFSET :newer
 NOTE_START = "INSERT INTO fireforget_start (limit_key, at, until, job) VALUES (?, ?, ?, ?)"
 
 # A few at a time, in passing, and more than are added.
-REMOVE_OLD_STARTS = """
-DELETE FROM fireforget_start
-WHERE rowid IN (
-    SELECT rowid
-    FROM fireforget_start INDEXED BY fireforget_start_until
-    WHERE until <= :now
-    LIMIT :most
-)
-"""
+OLD_STARTS = "SELECT rowid FROM fireforget_start INDEXED BY fireforget_start_until WHERE until <= :now LIMIT :most"
+REMOVE_START = "DELETE FROM fireforget_start WHERE rowid = ?"
 
 # Before the job is put back, which ends the fence: its last start did not happen.
 GIVE_START_BACK = """
@@ -469,7 +462,8 @@ class LimitedLanes:
                 rated[job.limit_key] = lane, rule
         if starts:
             connection.executemany(NOTE_START, starts)
-            connection.execute(REMOVE_OLD_STARTS, {"now": now, "most": 2 * len(starts) + 8})
+            old = connection.execute(OLD_STARTS, {"now": now, "most": 2 * len(starts) + 8}).fetchall()
+            connection.executemany(REMOVE_START, old)
             self._slack_factor = max(1.0, self._slack_factor * 0.98)
         for key, (lane, rule) in rated.items():
             self._starts_left(connection, lane, key, rule)

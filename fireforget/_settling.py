@@ -11,9 +11,6 @@ from typing import Any
 
 from fireforget import _dependencies, _sql
 
-_REMOVED_TOGETHER = (128, 32, 8, 1)
-"""Jobs that one statement removes: a few sizes, so that the statements stay prepared."""
-
 Fence = tuple[int, int, int]
 """Job number, worker number, claim number: a settling statement that does not find this row settles nothing."""
 
@@ -104,7 +101,7 @@ def _remove(connection: sqlite3.Connection, fences: Sequence[Fence]) -> tuple[in
     """Remove jobs that are done with, all of one worker; return how many were not removed, and in which parts those are."""
     missing, parts = 0, []
     for claim, numbers in _by_claim(fences).items():
-        for part in _sql.in_parts(numbers, _REMOVED_TOGETHER):
+        for part in _sql.in_parts_by_number(connection, numbers):
             parameters = (*part, fences[0][1], claim)
             removed = connection.execute(_sql.remove_settled(len(part)), parameters).rowcount
             if removed < len(part):

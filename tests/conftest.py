@@ -12,7 +12,7 @@ from time import monotonic
 
 import pytest
 
-from fireforget import SqliteQueue
+from fireforget import SqliteQueue, flush
 from tests.side_by_side import pytest_addoption, pytest_collection_modifyitems, pytest_runtestloop
 
 __all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_runtestloop"]  # hooks, which pytest finds here
@@ -24,6 +24,12 @@ def pytest_configure():
     """Let Ctrl-C be heard: who runs the tests behind `&` ignores it, and every program that a test starts would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def nothing_lost_before():
+    """`flush` counts what has not arrived since the last time, and a test before may have lost some on purpose."""
+    flush(5)
 
 
 class StandingClock:

@@ -382,7 +382,16 @@ os.register_at_fork(after_in_child=after_fork)
     assert worker.stop() == 0
 
 
-@pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="needs root and unshare")
+IN_A_CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"]
+
+
+def containers_can_be_made():
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*IN_A_CONTAINER, "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not containers_can_be_made(), reason="no process 1 can be made here: it takes unshare, and the rights for it")
 def test_process_1_of_a_container_stops_in_time_and_reaps_orphans(site):
     """Nobody else would: a container's process 1 inherits what handlers leave behind."""
     site.app(
@@ -403,8 +412,8 @@ def zombies():
     return states.count("Z")
 """
     )
-    inside = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL", *site.command("--concurrency", 1)]
-    container = subprocess.Popen(inside, cwd=site.folder, env=site.env, stderr=subprocess.PIPE, text=True)
+    command = [*IN_A_CONTAINER, *site.command("--concurrency", 1)]
+    container = subprocess.Popen(command, cwd=site.folder, env=site.env, stderr=subprocess.PIPE, text=True)
     try:
         for _ in range(3):
             assert site.finished(site.enqueue("leaves:orphan", retention=60)).state == "completed"

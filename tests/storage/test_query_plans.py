@@ -2,10 +2,11 @@
 
 import re
 import sqlite3
+from contextlib import closing
 
 import pytest
 
-from fireforget import Task, _dependencies, _graphs, _keys, _limited, _limits, _sql, _sql_queues
+from fireforget import Task, _dependencies, _graphs, _groups, _keys, _limited, _limits, _sql, _sql_inspect, _sql_queues
 
 NUMBERS = dict.fromkeys(("now", "most", "n", "state", "nonce", "worker", "claim", "died", "most_0", "most_1", "most_2"), 1)
 NUMBERS.update(dict.fromkeys(("state", "before", "batch", "after", "latest", "newer", "reads"), 1))
@@ -28,9 +29,9 @@ HOT = {
     "STARTS_OF_KEY": (_limited.STARTS_OF_KEY, "fireforget_start_key"),
     "STARTED_BEFORE": (_limited.STARTED_BEFORE, "fireforget_start_key"),
     "GIVE_START_BACK": (_limited.GIVE_START_BACK, "fireforget_start_key"),
-    "REMOVE_OLD_STARTS": (_limited.REMOVE_OLD_STARTS, "fireforget_start_until"),
+    "OLD_STARTS": (_limited.OLD_STARTS, "fireforget_start_until"),
     "PENDING_LANES": (_sql.PENDING_LANES, "fireforget_claim"),
-    "FORWARD_DUE": (_sql.FORWARD_DUE, "fireforget_due"),
+    "DUE": (_sql.DUE, "fireforget_due"),
     "NEXT_DUE": (_sql.NEXT_DUE, "fireforget_due"),
     "EXPIRED": (_sql.EXPIRED, "fireforget_expiry"),
     "NEXT_EXPIRY": (_sql.NEXT_EXPIRY, "fireforget_expiry"),
@@ -48,7 +49,7 @@ HOT = {
     "FAILED_DEPENDANTS": (_dependencies.FAILED_DEPENDANTS, "fireforget_dependants"),
     "UNBLOCK": (_dependencies.UNBLOCK, "fireforget_open_need"),
     "REMOVE_RELEASED": (_dependencies.REMOVE_RELEASED, "fireforget_dependants"),
-    "REMOVE_EXPIRED_KEYS": (_keys.REMOVE_EXPIRED_KEYS, "fireforget_idempotency_expiry"),
+    "EXPIRED_KEYS": (_keys.EXPIRED_KEYS, "fireforget_idempotency_expiry"),
 }
 BY_ROW_NUMBER = {
     name: getattr(module, name)
@@ -60,18 +61,19 @@ BY_ROW_NUMBER = {
     )
     for name in names.split()
 }  # fmt: skip
-BY_ROW_NUMBER["read 64 jobs by number"] = _sql.jobs_by_number(64)
-BY_ROW_NUMBER["claim 64 jobs by number"] = _sql.mark_claimed(64)
-BY_ROW_NUMBER["remove 64 settled jobs"] = _sql.remove_settled(64)
-BY_ROW_NUMBER["look at 64 linked jobs"] = _dependencies.linked_among(64)
+OF_MANY_JOBS = (
+    *(_sql.jobs_by_number, _sql.mark_claimed, _sql.make_pending, _sql.remove_settled),
+    *(_dependencies.linked_among, _dependencies.linked_left, _groups.put_into_batch, _sql_inspect.running_jobs),
+)
 
 
-@pytest.fixture(params=["empty", "analyzed"])
+@pytest.fixture(params=["empty", "of 2 jobs", "of 60 jobs"])
 def plan_of(request, queue):
-    """Explain a statement on an empty file, and on one whose statistics speak for reading everything."""
+    """Explain a statement on an empty file, and on ones whose statistics speak for reading everything."""
     connection = queue._database.connection()
-    if request.param == "analyzed":
-        queue.enqueue_many([Task("x", None, process_in=n % 2) for n in range(60)])
+    if request.param != "empty":
+        jobs = int(request.param.split()[1])
+        queue.enqueue_many([Task("x", None, process_in=n % 2) for n in range(jobs)])
         connection.execute("ANALYZE")
 
     def plan_of(statement):
@@ -106,6 +108,29 @@ def test_a_settling_statement_finds_its_row_by_number(plan_of, name):
     assert not any(line.startswith("SCAN") for line in plan), plan
 
 
+@pytest.mark.parametrize("statement_for", OF_MANY_JOBS)
+def test_a_statement_for_many_jobs_finds_each_by_its_number(plan_of, queue, statement_for):
+    """In parts of one job where SQLite would rather read them all."""
+    connection = queue._database.connection()
+    for size in {len(part) for part in _sql.in_parts_by_number(connection, range(200))}:
+        plan = plan_of(statement_for(size))
+        assert [line for line in plan if "USING INTEGER PRIMARY KEY" in line] == plan, (size, plan)
+
+
+def test_what_somebody_analyzes_beside_a_worker_is_asked_for_anew(path, queue, sql):
+    """Statistics come with a change of the schema, also to a connection that has made its plans before."""
+    queue.enqueue_many([Task("x")] * 3)
+    connection = queue._database.connection()
+    before = [len(part) for part in _sql.in_parts_by_number(connection, range(3))]
+    sql("ANALYZE")
+    connection.execute(_sql.META).fetchall()
+    now = [len(part) for part in _sql.in_parts_by_number(connection, range(137))]
+    with closing(sqlite3.connect(path)) as fresh:
+        numbers = ", ".join(map(str, range(128)))
+        plan = fresh.execute(f"EXPLAIN QUERY PLAN SELECT n FROM fireforget_job WHERE n IN ({numbers})").fetchone()[3]
+    assert (before, now) == ([1] * 3, [1] * 137 if "SCAN" in plan else [128, 8, 1])
+
+
 def test_counting_walks_indexes(plan_of):
     """Each state's own: neither the table nor the jobs of other states are walked for a number."""
     for statement in (
@@ -137,7 +162,7 @@ def steps_of(queue):
     return steps_of
 
 
-@pytest.mark.parametrize("name", ["first jobs", "PENDING_LANES", "FORWARD_DUE", "NEXT_DUE", "EXPIRED", "NEXT_EXPIRY"])
+@pytest.mark.parametrize("name", ["first jobs", "PENDING_LANES", "DUE", "NEXT_DUE", "EXPIRED", "NEXT_EXPIRY"])
 def test_the_cost_does_not_grow_with_what_is_stored(queue, steps_of, sql, name):
     """Neither with jobs of types that nobody handles, nor with jobs that are not due, nor with history."""
     statement = _sql.first_jobs(2) if name == "first jobs" else getattr(_sql, name)

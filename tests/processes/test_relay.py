@@ -161,8 +161,8 @@ def storm(site, outbox, jobs, kills, seed):
     dice = random.Random(seed)
     ids, relay = [], outbox.relay("--concurrency", "2", "--threads", "2")
     for _ in range(kills):
-        ids += [info.id for info in site.queue.enqueue_many([Task("mail:send", {"n": n}) for n in range(jobs // kills)])]
         seen = len(site.notes())
+        ids += [info.id for info in site.queue.enqueue_many([Task("mail:send", {"n": n}) for n in range(jobs // kills)])]
         site.eventually(lambda seen=seen, relay=relay: len(site.notes()) > seen or not relay.running)
         victim = dice.choice(["relay", "child"])
         processes = relay.processes()

@@ -1,6 +1,6 @@
 """Two options for pytest: `--jobs N` runs the tests in N processes, `--shuffle SEED` runs them in another order.
 
-Most tests wait for programs, so two processes on two cores take little more than half the time of one. They are two unless it is
+Most tests wait for programs, so three processes on two cores take less than half the time of one. They are three unless it is
 said otherwise; the tests of one module stay in pytest's own process, where a debugger finds them. A process takes the next
 module of tests when it is done with one, since fixtures belong to modules, and tells what became of each test::
 
@@ -32,7 +32,7 @@ _MODULE = struct.Struct("<H")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("side by side")
-    group.addoption("--jobs", type=int, default=2, metavar="N", help="run modules of tests in N processes (default: 2)")
+    group.addoption("--jobs", type=int, default=3, metavar="N", help="run modules of tests in N processes (default: 3)")
     group.addoption("--shuffle", type=int, metavar="SEED", help="shuffle the modules, and the tests in each")
 
 

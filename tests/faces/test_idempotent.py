@@ -9,10 +9,10 @@ from contextlib import closing
 
 import pytest
 
-from fireforget import InvalidOption, RegistrationError, Registry, SkipRetry, SqliteQueue, StoreBusy, StoreError, Task, idempotent
+from fireforget import InvalidOption, RegistrationError, SkipRetry, SqliteQueue, StoreBusy, StoreError, Task, idempotent
 from fireforget import _keys as keys
 from fireforget._workers import boot_id
-from fireforget.testing import ManualClock, RecordingEnqueuer, drain
+from fireforget.testing import ManualClock, drain
 
 
 @pytest.fixture
@@ -20,13 +20,9 @@ def clock():
     return ManualClock()
 
 
-@pytest.fixture(params=["file", "memory"])
-def queue(request, tmp_path, clock):
-    if request.param == "memory":
-        yield RecordingEnqueuer(clock=clock)
-        return
-    with SqliteQueue(tmp_path / "jobs.db", clock=clock) as queue:
-        yield queue
+@pytest.fixture
+def queue(drainable):
+    return drainable
 
 
 @pytest.fixture
@@ -36,13 +32,8 @@ def file_queue(tmp_path, clock):
 
 
 @pytest.fixture
-def registry():
-    return Registry(retry_delay=60)
-
-
-@pytest.fixture
-def done():
-    return []
+def registry(patient_registry):
+    return patient_registry
 
 
 @pytest.fixture

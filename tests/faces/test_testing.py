@@ -48,25 +48,14 @@ def recorder(clock):
     return RecordingEnqueuer(clock=clock)
 
 
-@pytest.fixture(params=["file", "memory"])
-def queue(request, tmp_path, clock):
-    """Either of the two that can be drained; what a test says holds for both."""
-    if request.param == "memory":
-        yield RecordingEnqueuer(clock=clock)
-        return
-    with SqliteQueue(tmp_path / "jobs.db", clock=clock) as queue:
-        yield queue
+@pytest.fixture
+def queue(drainable):
+    return drainable
 
 
 @pytest.fixture
-def registry():
-    return Registry(retry_delay=60)
-
-
-@pytest.fixture
-def done():
-    """What handlers did, in order."""
-    return []
+def registry(patient_registry):
+    return patient_registry
 
 
 @pytest.fixture

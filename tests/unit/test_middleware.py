@@ -7,11 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from fireforget import middleware
 from fireforget._claimed import Claimed
 from fireforget.errors import JobCancelled, JobTimeout, RetryLater, RevokeTask, SkipRetry
 from fireforget.job import Job, current_job, running
-from fireforget.metrics import Samples
 from fireforget.middleware import DEFAULT_CHAIN, HandlerExit, compose, describe, trace_id_of
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -24,13 +22,6 @@ def job(headers=None, report=None, **changes):
     }  # fmt: skip
     definition = SimpleNamespace(pattern="email:", is_failure=None, pass_headers=None)
     return Job(tuple(Claimed(**{**fields, **changes})), definition, SimpleNamespace(tag="", report=report), started_at=0.0)
-
-
-@pytest.fixture
-def samples(monkeypatch):
-    samples = Samples()
-    monkeypatch.setattr(middleware, "samples", samples)
-    return samples
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ import logging
 
 import pytest
 
-from fireforget import Inspector, Registry, SqliteQueue, Task, middleware, testing
-from fireforget.metrics import Samples
+from fireforget import Inspector, Registry, SqliteQueue, Task, testing
 
 
 class SetBack:
@@ -18,13 +17,6 @@ class SetBack:
 
     def set_back(self):
         self.now -= 3600
-
-
-@pytest.fixture
-def samples(monkeypatch):
-    samples = Samples()
-    monkeypatch.setattr(middleware, "samples", samples)
-    return samples
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, cast
 from fireforget import _keys, logs
 from fireforget import payload as json_payload
 from fireforget._keys import Done, Held, Key
+from fireforget._signatures import signature_of
 from fireforget.clock import Seconds, to_seconds
 from fireforget.errors import InvalidOption, QueueClosed, RegistrationError, RetryLater, SkipRetry, StoreError
 from fireforget.job import Job, _is_async, running
@@ -126,7 +127,7 @@ class _Naming:
 
     def __init__(self, key: KeyOf, function: Callable[..., Any]) -> None:
         self._key = key
-        self._signature = inspect.signature(function)
+        self._signature = signature_of(function)
         if isinstance(key, str):
             self._check_template(key)
 

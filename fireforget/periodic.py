@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from fireforget import cron
 from fireforget import payload as json_payload
+from fireforget._signatures import signature_of
 from fireforget.errors import InvalidOption, InvalidPayload, InvalidTask, RegistrationError
 from fireforget.task import DEFAULT_QUEUE, Task, is_name, merge_options
 
@@ -120,7 +121,7 @@ def _takes_tick(name: str, payload: Any) -> bool:
     if inspect.iscoroutinefunction(payload):
         raise RegistrationError(f"schedule {name!r}: payload={payload!r} is async, and must be a plain function or a JSON value")
     try:
-        signature = inspect.signature(payload)
+        signature = signature_of(payload)
     except (TypeError, ValueError):  # some functions of C have none
         return False
     for arguments in ((None,), ()):

@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar
 
 from fireforget import payload as json_payload
 from fireforget._handler_limits import KeyTemplate, Limits, Rate, check_concurrency, parse_rate
+from fireforget._signatures import signature_of
 from fireforget.clock import Seconds, to_seconds
 from fireforget.cron import Schedule
 from fireforget.cron import parse as parse_cron
@@ -102,7 +103,7 @@ class Definition(Generic[P, R]):
         self.is_failure, self.on_failure, self.on_archived, self.pass_headers = reactions
         self.transaction_timeout = transaction_timeout  # None: not transactional
         self.is_async = _is_async(function)
-        self._signature = inspect.signature(function)
+        self._signature = signature_of(function)
         parameters = self._signature.parameters.values()
         self._names = frozenset(p.name for p in parameters if p.kind in _BY_NAME)
         self._required = frozenset(p.name for p in parameters if p.default is p.empty and p.kind in _BY_NAME)

@@ -2,9 +2,11 @@
 
 import asyncio
 import inspect
+import sys
 
 import pytest
 
+from fireforget import idempotent
 from fireforget.errors import InvalidOption, InvalidPayload, InvalidTask, RegistrationError, UnknownOption
 from fireforget.middleware import DEFAULT_CHAIN
 from fireforget.registry import PayloadMismatch, Registry
@@ -256,3 +258,30 @@ def test_middleware_goes_inside_what_is_there_and_can_be_replaced():
     assert Registry(middleware=[first]).middleware == [first]
     assert Registry(middleware=[]).middleware == []
     assert list(DEFAULT_CHAIN) == registry.middleware[:-1]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="before 3.14 an annotation is evaluated where it stands")
+def test_an_annotation_may_name_what_is_there_for_a_checker_alone(registry):
+    """Nobody here asks what it means."""
+    names = {"registry": registry, "idempotent": idempotent}
+    exec(
+        """
+@registry.task("a")
+def a(order: Later, *, note: Later = None) -> Later: ...
+
+@registry.task("b")
+@idempotent("{order}", ttl=60)
+def b(order: Later): ...
+
+@registry.periodic("@hourly", payload=lambda tick: None)
+@registry.task("c")
+def c(): ...
+
+def build(tick: Later) -> Later: ...
+
+registry.periodic("@daily", payload=build, name="built")(c)
+""",
+        names,
+    )
+    assert names["a"].task(order=1).payload == {"order": 1}
+    assert names["b"].task(order=1).payload == {"order": 1}

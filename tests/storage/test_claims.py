@@ -47,6 +47,25 @@ def fence(claims, job):
     return job.n, claims.worker, job.claim
 
 
+def test_statistics_of_a_short_queue_are_forgotten_and_those_of_the_application_are_not(queue, claims, sql):
+    """SQLite would plan by them when the queue is long, and walk through all of it."""
+    sql("CREATE TABLE mine (a)")
+    sql("INSERT INTO mine VALUES (1)")
+    sql("CREATE INDEX mine_a ON mine (a)")
+    queue.enqueue(Task("t"))
+    for _ in range(2):
+        sql("ANALYZE")
+        sql("CREATE TABLE another AS SELECT 1")  # with this a connection reads the statistics anew
+        assert sql("SELECT 1 FROM sqlite_stat1 WHERE tbl = 'fireforget_job'")
+        with claims.transaction():
+            claims.check_schema()
+            plan = [row[3] for row in claims.connection.execute("EXPLAIN QUERY PLAN " + _sql.PENDING_LANES)]
+        assert sql("SELECT DISTINCT tbl FROM sqlite_stat1 WHERE tbl GLOB 'fireforget*' OR tbl = 'mine'") == [("mine",)]
+        assert any(line.startswith("SEARCH job USING INTEGER PRIMARY KEY") for line in plan), plan
+        assert not any(line == "SCAN job" for line in plan), plan
+        sql("DROP TABLE another")
+
+
 # --- claiming -----------------------------------------------------------------------------------------------------------
 
 

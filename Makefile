@@ -17,7 +17,7 @@ $(VENV)/.dev: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'ruff>=0.8' 'mypy>=1.13'
 	touch $@
 
-test: $(VENV)/.test ## make an environment and run the tests, in JOBS processes
+test: $(VENV)/.test ## make an environment and run the tests, in JOBS (default 3) processes
 	$(BIN)/python -m pytest $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 lint: $(VENV)/.dev ## check the style

@@ -97,8 +97,8 @@ class Claims:
         """Seconds that a transaction waits for the write lock; more where handlers of ours may hold it for long."""
         self._tag = ""
         self._data_version = 0
-        self._analyzed_schema: int | None = None
-        """The version of the schema for which there are no statistics of our tables."""
+        self._planned: tuple[sqlite3.Connection, int] | None = None
+        """The connection, and the version of the schema, that have no statistics of our tables."""
         self._claimed_bytes = 0
         self._slice = _FIRST_SLICE
         self.hooks_of_archived: Callable[[str], Sequence[str]] = lambda _: ()
@@ -215,12 +215,13 @@ class Claims:
         A queue is empty now and long in a moment, and SQLite would make its plans for what it was: where there was one job, newer
         versions walk through all of them to find one. Statistics are read with the schema.
         """
-        version: int = self.connection.execute("PRAGMA schema_version").fetchone()[0]
-        if version == self._analyzed_schema:
+        connection = self.connection
+        plans_by = connection, connection.execute("PRAGMA schema_version").fetchone()[0]
+        if plans_by == self._planned:
             return
-        if self.connection.execute(_sql.STATISTICS).fetchone() and self.connection.execute(_sql.FORGET_STATISTICS).rowcount:
-            self.connection.execute("ANALYZE sqlite_schema")  # reads what is left, and analyzes nothing
-        self._analyzed_schema = version
+        if connection.execute(_sql.STATISTICS).fetchone() and connection.execute(_sql.FORGET_STATISTICS).rowcount:
+            connection.execute("ANALYZE sqlite_schema")  # reads what is left, and analyzes nothing
+        self._planned = plans_by
 
     def has_changed(self) -> bool:
         """Return whether another connection has committed since this was last asked; it costs a hundredth of a look at the jobs.

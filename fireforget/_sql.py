@@ -52,7 +52,8 @@ def in_parts_by_number(connection: sqlite3.Connection, numbers: Sequence[int]) -
     """Cut jobs' numbers into parts that one statement each may find with `n IN (...)`, inside the open transaction.
 
     Where an ANALYZE or PRAGMA optimize of somebody's once saw a small table, newer versions of SQLite, such as 3.53, would rather
-    walk through all of it than look for many numbers, however large it has become: there each is looked for alone. To ask for the
+    walk through all of it than look for many numbers, however large it has become: there each is looked for alone. A worker has
+    removed such statistics (`Claims.check_schema`), but connections of others may go on with what they have read. To ask for the
     plan takes 5 microseconds.
     """
     return in_parts(numbers, (1,) if len(numbers) > 1 and _walks(connection) else _BY_NUMBER)

@@ -64,6 +64,11 @@ def test_statistics_of_a_short_queue_are_forgotten_and_those_of_the_application_
         assert any(line.startswith("SEARCH job USING INTEGER PRIMARY KEY") for line in plan), plan
         assert not any(line == "SCAN job" for line in plan), plan
         sql("DROP TABLE another")
+    sql("ANALYZE")
+    claims.close_thread()  # the next connection reads them, though the schema is as it was
+    with claims.transaction():
+        claims.check_schema()
+    assert not sql("SELECT 1 FROM sqlite_stat1 WHERE tbl = 'fireforget_job'")
 
 
 # --- claiming -----------------------------------------------------------------------------------------------------------
